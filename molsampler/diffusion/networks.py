@@ -1,0 +1,46 @@
+"""The network under policy and twist: a residual MLP whose layers are scaled and shifted by the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from molsampler.diffusion.process import Steps, rows
+
+
+def linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:
+    """A linear layer with normal weights of variance gain^2 / n_in from the given generator, and zero bias."""
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(n_out, n_in, generator=generator) * (gain / math.sqrt(n_in)))
+        layer.bias.zero_()
+    return layer
+
+
+class StepMLP(nn.Module):
+    """Residual MLP over features (..., B, n_in) at steps n -> (..., B, n_out), zero before training.
+
+    Every hidden layer has one learnt scale and shift for each of the `n_steps` steps, a table look-up instead of an
+    embedding network; all samples of a slice share a step, so the tables are broadcast and never gathered by sample.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, n_steps: int, width: int, depth: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.first = linear(n_in, width, generator)
+        self.hidden = nn.ModuleList(linear(width, width, generator) for _ in range(depth - 1))
+        self.last = linear(width, n_out, generator, gain=0.0)
+        self.scale = nn.Parameter(torch.zeros(n_steps, depth, width))
+        self.shift = nn.Parameter(torch.zeros(n_steps, depth, width))
+        self.last_bias = nn.Parameter(torch.zeros(n_steps, n_out))
+
+    def forward(self, x: Tensor, n: Steps) -> Tensor:
+        scale, shift = 1.0 + rows(self.scale, n), rows(self.shift, n)
+        h = F.silu(self.first(x) * scale[..., 0, :] + shift[..., 0, :])
+        for k, layer in enumerate(self.hidden, start=1):
+            h = h + F.silu(layer(h) * scale[..., k, :] + shift[..., k, :])
+        return self.last(h) + rows(self.last_bias, n)

@@ -1,0 +1,299 @@
+"""Makes a reference ensemble: one long, resumable replica exchange of a molecule from its input structure.
+
+All walkers start at the (quenched) input structure with velocities of their own temperature; the burn-in lets the hot
+ones find the other basins and is thrown away. A small array of observables (backbone torsions, say), the energy and
+whether the state is inside the support are kept of every replica after every round; frames only of the coldest ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from molsampler.errors import InputError
+from molsampler.files import atomic_path
+from molsampler.molecules.energy import Energy
+from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.pivot import PivotBonds
+from molsampler.molecules.quench import quench
+from molsampler.molecules.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder
+
+STATE_FILE = "exchange_state.pt"
+_RESCORE_BATCH = 500
+_QUENCH_STEPS = 100  # a structure file may clash; it need not be at a minimum to start from
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How long and how wide the simulation is.
+
+    temperatures : slots in a ladder, from the molecule's temperature up to `hottest` (K), geometric
+    ladders : independent ladders
+    timestep (ps), friction (1/ps), exchange_interval (steps in a round) : of the dynamics
+    pivot_interval : steps of dynamics between pivot moves about soft bonds; 0 for none
+    burn_in_ps, production_ps : of every replica
+    frames : number of frames of the coldest replicas to return
+    frame_interval : rounds between the frames that those are chosen from
+    save_interval : rounds between writes of the state file
+    seed : of all random numbers
+    """
+
+    temperatures: int = 8
+    hottest: float = 1000.0
+    ladders: int = 32
+    timestep: float = 0.001
+    friction: float = 1.0
+    exchange_interval: int = 100
+    pivot_interval: int = 10
+    burn_in_ps: float = 100.0
+    production_ps: float = 400.0
+    frames: int = 10_000
+    frame_interval: int = 10
+    save_interval: int = 500
+    seed: int = 0
+
+    @property
+    def burn_in_rounds(self) -> int:
+        return round(self.burn_in_ps / (self.timestep * self.exchange_interval))
+
+    @property
+    def rounds(self) -> int:
+        """Burn-in included."""
+        return self.burn_in_rounds + round(self.production_ps / (self.timestep * self.exchange_interval))
+
+
+@dataclass(frozen=True)
+class ReferenceRun:
+    """What the simulation gave, for R production rounds of L ladders of T temperatures and k observables.
+
+    positions : (M, N, 3) float32 nm, frames of the coldest replicas inside the support, evenly thinned
+    potential_energy : (M,) float64 kJ/mol;  ladder : (M,) int64, the ladder of each frame
+    temperatures : (T,) K
+    energies : (R, L, T) float64 kJ/mol, every replica after every round
+    observables : (R, L, T, k) float32;  inside : (R, L, T) bool
+    summary : plain values: settings, acceptance, round_trips, fraction_dropped (of the coldest states, as out of the
+        support), evaluations, restarts, mean potential energies with standard errors
+    """
+
+    positions: np.ndarray
+    potential_energy: np.ndarray
+    ladder: np.ndarray
+    temperatures: np.ndarray
+    energies: np.ndarray
+    observables: np.ndarray
+    inside: np.ndarray
+    summary: dict[str, Any]
+
+
+@dataclass
+class _Records:
+    """What has been kept so far, one entry a production round (or frame)."""
+
+    energies: list[Tensor]
+    observables: list[Tensor]
+    inside: list[Tensor]
+    frames: list[Tensor]
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        return {name: torch.stack(value) if value else None for name, value in vars(self).items()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor | None]) -> _Records:
+        return cls(**{name: [] if value is None else list(value) for name, value in state.items()})
+
+
+def make_reference(
+    molecule: Molecule,
+    energy: Energy,
+    settings: ReferenceSettings,
+    folder: str | Path,
+    *,
+    observe: Callable[[Tensor], Tensor] | None = None,
+    inside_support: Callable[[Tensor], Tensor] | None = None,
+    rescore: Energy | None = None,
+    progress: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> ReferenceRun:
+    """Runs, or goes on with, the simulation whose state file is in `folder`.
+
+    observe : positions (B, N, 3) nm -> (B, k), kept of every replica after every round
+    inside_support : positions (B, N, 3) nm -> (B,) bool; frames outside are dropped and their fraction is reported
+    rescore : an energy that gives `potential_energy` of the frames returned, usually in double; `energy` by default
+    progress : show a bar
+
+    A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
+    finished one is read back at once. A state file of other settings is refused with InputError.
+    """
+    _check(settings)
+    path = Path(folder) / STATE_FILE
+    temperatures = geometric_ladder(molecule.temperature, settings.hottest, settings.temperatures)
+    exchange = ReplicaExchange(
+        energy,
+        molecule.masses,
+        temperatures,
+        settings.ladders,
+        settings.timestep,
+        settings.friction,
+        settings.exchange_interval,
+        PivotBonds.of_molecule(molecule) if settings.pivot_interval else None,
+        max(1, settings.pivot_interval),
+    )
+    generator = torch.Generator(device=device).manual_seed(settings.seed)
+    with energy.counter.purpose("md"):
+        if path.exists():
+            state, records = _load(path, settings, generator, energy)
+        else:
+            start = torch.as_tensor(molecule.positions, dtype=dtype, device=device)
+            state = exchange.start(quench(energy, start[None], _QUENCH_STEPS)[0][0], generator)
+            records = _Records([], [], [], [])
+        keep = _Keeper(settings, records, observe, inside_support)
+        with tqdm(total=settings.rounds, initial=state.rounds, unit="round", disable=not progress) as bar:
+            while state.rounds < settings.rounds:
+                count = min(settings.save_interval, settings.rounds - state.rounds)
+                state = exchange.run(state, count, generator, on_round=lambda new: (keep(new), bar.update()))
+                _save(path, settings, state, records, generator, energy)
+    return _finish(settings, temperatures, state, records, rescore or energy, energy)
+
+
+class _Keeper:
+    """Appends what is to be kept of each production round to the records."""
+
+    def __init__(
+        self,
+        settings: ReferenceSettings,
+        records: _Records,
+        observe: Callable[[Tensor], Tensor] | None,
+        inside_support: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.settings, self.records = settings, records
+        self.observe, self.inside_support = observe, inside_support
+
+    def __call__(self, state: ExchangeState) -> None:
+        settings, records = self.settings, self.records
+        if state.rounds <= settings.burn_in_rounds:
+            return
+        shape = (settings.ladders, settings.temperatures)
+        positions = state.langevin.positions
+        inside = torch.ones(shape, dtype=torch.bool)
+        if self.inside_support is not None:
+            inside = self.inside_support(positions).reshape(shape).cpu()
+        observed = positions.new_zeros(len(positions), 0) if self.observe is None else self.observe(positions)
+        records.energies.append(state.langevin.energy.reshape(shape).float().cpu())
+        records.observables.append(observed.reshape(*shape, -1).float().cpu())
+        records.inside.append(inside)
+        if (state.rounds - settings.burn_in_rounds) % settings.frame_interval == 0:
+            records.frames.append(positions[:: settings.temperatures].float().cpu())
+
+
+def _check(settings: ReferenceSettings) -> None:
+    if settings.rounds - settings.burn_in_rounds < settings.frame_interval or settings.frame_interval < 1:
+        raise InputError(
+            f"production_ps {settings.production_ps} gives no frame every {settings.frame_interval} rounds: "
+            "give a longer production or a frame_interval of at least 1 round that fits into it."
+        )
+    if settings.pivot_interval < 0:
+        raise InputError(f"pivot_interval {settings.pivot_interval} must not be negative: 0 means no pivot moves.")
+    if settings.frames < 1 or settings.save_interval < 1:
+        raise InputError(
+            f"frames {settings.frames} and save_interval {settings.save_interval} must both be at least 1: raise them."
+        )
+
+
+def _resumable(settings: ReferenceSettings) -> dict[str, Any]:
+    """The settings that a state file must share: all but those that may change when a run goes on."""
+    return asdict(replace(settings, production_ps=0.0, frames=1, save_interval=1))
+
+
+def _save(
+    path: Path,
+    settings: ReferenceSettings,
+    state: ExchangeState,
+    records: _Records,
+    generator: torch.Generator,
+    energy: Energy,
+) -> None:
+    content = {
+        "settings": _resumable(settings),
+        "exchange": state.state_dict(),
+        "records": records.state_dict(),
+        "generator": generator.get_state(),
+        "evaluations": energy.counter.by_purpose["md"],
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _load(
+    path: Path, settings: ReferenceSettings, generator: torch.Generator, energy: Energy
+) -> tuple[ExchangeState, _Records]:
+    try:
+        content = torch.load(path, weights_only=True)
+        stored, state = content["settings"], ExchangeState.from_state_dict(content["exchange"])
+        records = _Records.from_state_dict(content["records"])
+        generator.set_state(content["generator"])
+        evaluations = int(content["evaluations"])
+    except Exception as error:
+        raise InputError(f"The state file '{path}' cannot be read ({error}): delete it to start anew.") from error
+    wanted = _resumable(settings)
+    differing = [
+        f"{name} {stored.get(name)} there, {value} now" for name, value in wanted.items() if stored.get(name) != value
+    ]
+    if differing:
+        raise InputError(
+            f"The state file '{path}' is of another run ({'; '.join(differing)}): use its settings or another folder."
+        )
+    if state.rounds > settings.rounds:
+        raise InputError(
+            f"The state file '{path}' has {state.rounds} rounds, more than the {settings.rounds} asked for: "
+            "raise production_ps or use another folder."
+        )
+    energy.counter.by_purpose["md"] = evaluations
+    return state, records
+
+
+def _finish(
+    settings: ReferenceSettings,
+    temperatures: np.ndarray,
+    state: ExchangeState,
+    records: _Records,
+    rescore: Energy,
+    energy: Energy,
+) -> ReferenceRun:
+    energies, inside = torch.stack(records.energies).double().numpy(), torch.stack(records.inside).numpy()
+    frames = torch.stack(records.frames).numpy()  # (F, L, N, 3)
+    of_frame = np.arange(1, len(frames) + 1) * settings.frame_interval - 1  # the round of each
+    usable = np.argwhere(inside[of_frame, :, 0])  # (., 2): frame, ladder
+    if len(usable) == 0:
+        raise InputError("no frame of the coldest replicas is inside the support: check the input structure.")
+    usable = usable[np.linspace(0, len(usable) - 1, min(settings.frames, len(usable))).round().astype(int)]
+    positions, ladder = frames[usable[:, 0], usable[:, 1]], usable[:, 1]
+    order = np.argsort(ladder, kind="stable")
+    positions, ladder = positions[order], ladder[order]
+    with rescore.counter.purpose("analysis"):
+        batches = np.array_split(positions.astype(np.float64), -(-len(positions) // _RESCORE_BATCH))
+        scores = np.concatenate([rescore.energy(torch.from_numpy(batch)).double().cpu().numpy() for batch in batches])
+    of_ladder = energies.mean(0)  # (L, T)
+    spread = of_ladder.std(0, ddof=1) if settings.ladders > 1 else np.full(len(temperatures), np.nan)
+    summary = {
+        "settings": asdict(settings),
+        "temperatures": temperatures.tolist(),
+        "acceptance": state.acceptance.tolist(),
+        "pivot_acceptance": (state.pivots_accepted / state.pivots_tried.clamp_min(1)).tolist(),
+        "round_trips": int(state.round_trips.sum()),
+        "round_trips_by_ladder": state.round_trips.tolist(),
+        "restarts": state.restarts,
+        "fraction_dropped": float(1.0 - inside[:, :, 0].mean()),
+        "mean_potential_energy": of_ladder.mean(0).tolist(),
+        "mean_potential_energy_stderr": (spread / np.sqrt(settings.ladders)).tolist(),
+        "evaluations": energy.counter.by_purpose["md"],
+    }
+    observables = torch.stack(records.observables).numpy()
+    return ReferenceRun(positions, scores, ladder, temperatures, energies, observables, inside, summary)

@@ -1,0 +1,41 @@
+"""The target contract: an unnormalised density R on a Space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from molsampler.diffusion.space import Space
+from molsampler.evaluations import EvaluationCounter
+
+
+class Target(ABC):
+    """An unnormalised density R(x) on `space`; log R = -inf outside its support.
+
+    `log_z` is the known log of its integral, or None; `counter` counts evaluations by purpose.
+    """
+
+    space: Space
+    log_z: float | None = None
+
+    def __init__(self) -> None:
+        self.counter = EvaluationCounter()
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log R, (B,), of states x (B, D), differentiable."""
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log R (B,) and its gradient (B, D), both without graph; the gradient is zero where log R is not finite."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            log_r = self.log_prob(x)
+            (score,) = torch.autograd.grad(log_r.sum(), x)
+        good = torch.isfinite(log_r) & torch.isfinite(score).all(-1)
+        return log_r.detach(), torch.where(good[:, None], score, 0.0)
+
+    def sample(self, generator: torch.Generator, n: int) -> Tensor:
+        """(n, D) exact or high-accuracy samples, where the target can give them."""
+        raise TypeError(f"{type(self).__name__} cannot be sampled directly")

@@ -1,0 +1,150 @@
+"""Behaviours: where training states come from, and how they reach the replay buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from molsampler.diffusion.trajectories import rollout
+from molsampler.smc.annealed import Annealed, AnnealConfig, annealed_smc
+from molsampler.smc.mala import ChainState, MalaScale, mala
+from molsampler.smc.sampler import SMCInfo, run_smc
+from molsampler.targets.target import Target
+from molsampler.training.buffer import ReplayBuffer
+from molsampler.training.config import BehaviourConfig, TrainConfig
+from molsampler.training.learner import Learner
+
+
+class Surrogate:
+    """The one bounded stand-in for exploding energies, used in TB and in the twist and nowhere else.
+
+    Above `knee` it is log R itself; below it bends, monotone and smooth, towards knee - cap, which also stands for R = 0.
+    """
+
+    def __init__(self, knee: float, cap: float) -> None:
+        self.knee, self.cap = knee, cap
+
+    def __call__(self, log_r: Tensor) -> Tensor:
+        """log R (B,), -inf allowed -> finite (B,)."""
+        depth = (self.knee - log_r).clamp_min(0.0)
+        return torch.where(log_r >= self.knee, log_r, self.knee - self.cap * torch.tanh(depth / self.cap))
+
+
+class LocalMoves(Protocol):
+    """What a target may offer besides MALA: dynamics of its own from states x (M, D), M evaluations a step."""
+
+    def __call__(self, x: Tensor, n_steps: int, generator: torch.Generator) -> Tensor: ...
+
+
+@dataclass
+class SMCReport:
+    """What the SMC runs since the last look did: resampling counts by step, last lambda, distinct ancestors, ESS."""
+
+    resampled: dict[int, int] = field(default_factory=dict)
+    exponents: list[float] = field(default_factory=list)
+    ancestors: list[int] = field(default_factory=list)
+    log_z: list[float] = field(default_factory=list)
+    runs: int = 0
+    collapsed: int = 0
+
+    def add(self, info: SMCInfo, log_z: float) -> None:
+        self.runs += 1
+        for n in info.resampled_at:
+            self.resampled[n] = self.resampled.get(n, 0) + 1
+        self.exponents += [e for e in info.exponents if e is not None]
+        self.ancestors.append(info.distinct_ancestors)
+        self.log_z.append(log_z)
+
+
+class Behaviours:
+    """Draws training states for one target and learner, booking every evaluation by purpose."""
+
+    def __init__(
+        self, target: Target, learner: Learner, buffer: ReplayBuffer, config: TrainConfig, generator: torch.Generator
+    ) -> None:
+        self.target, self.learner, self.buffer = target, learner, buffer
+        self.config: BehaviourConfig = config.behaviour
+        self.smc_config = config.smc
+        self.generator = generator
+        self.scale: MalaScale | None = None
+        self.report = SMCReport()
+
+    def prefill(self, config: AnnealConfig, on_temperature=None) -> Annealed:
+        """Annealed SMC from the prior, then MALA chains from its particles; all of it into the buffer.
+
+        Every frame of K chains is a batch of K with the annealing's estimate of Z.
+        """
+        with self.target.counter.purpose("prefill"):
+            annealed = annealed_smc(
+                self.target.log_prob_and_score, self.target.space, config, self.generator, on_temperature
+            )
+            self.refill(annealed.state, annealed.log_z)
+        return annealed
+
+    def refill(self, state: ChainState, log_z: float) -> None:
+        """Run MALA from equally weighted states that stand for R, and store its frames with weight Z."""
+        self.scale = MalaScale(MalaScale.from_scores(state.score).scale, 0.8)
+        log_w = torch.full_like(state.log_r, log_z)
+        with self.target.counter.purpose("prefill"):
+            for _ in range(self.config.prefill_frames):
+                state, self.scale, _ = mala(
+                    self.target.log_prob_and_score, self.target.space, state, self.scale,
+                    self.config.prefill_steps, self.generator,
+                )
+                self.buffer.add(state.x, state.log_r, state.score, log_w)
+
+    def on_policy(self, n: int) -> tuple[Tensor, Tensor]:
+        """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights."""
+        states, log_ratio = rollout(self.learner.policy, n, self.generator)
+        with self.target.counter.purpose("rollout"):
+            log_r, score = self.target.log_prob_and_score(states[-1])
+        self.buffer.add(states[-1], log_r, score, log_r.double() - log_ratio.double())
+        return states, log_r
+
+    def replay(self, n: int) -> tuple[Tensor, Tensor]:
+        """n states from the buffer, noised to trajectories (N+1, n, D), with their log R (n,)."""
+        batch = self.buffer.draw(n, self.generator)
+        return self.learner.process.sample_path(batch.x, self.generator), batch.log_r
+
+    def smc(self, twist_log_r) -> None:
+        """One SMC run; its terminal states enter the buffer with their unnormalised weights."""
+        scores: list[Tensor] = []
+
+        def log_prob(x: Tensor) -> Tensor:
+            log_r, score = self.target.log_prob_and_score(x)
+            scores.append(score)
+            return log_r
+
+        with self.target.counter.purpose("smc"):
+            particles, info = run_smc(
+                self.learner.policy, lambda x, n: self.learner.log_twist(x, n, twist_log_r(x, n)), log_prob,
+                self.config.smc_particles, self.smc_config, self.generator,
+            )
+        if bool(torch.isnan(particles.log_w).any()) or particles.weights.collapsed:
+            self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
+            return
+        self.report.add(info, particles.weights.log_mean)
+        self.buffer.add(particles.x, particles.log_r, scores[-1], particles.log_w)
+
+    def local_moves(self) -> None:
+        """MALA (or the target's own dynamics) from drawn states; descendants inherit their parents' weights."""
+        parents = self.buffer.draw(self.config.moves_parents, self.generator, distinct=True)
+        offered: LocalMoves | None = getattr(self.target, "local_moves", None)
+        if self.config.moves == "md" and offered is not None:
+            with self.target.counter.purpose("md"):
+                x = offered(parents.x, self.config.moves_steps, self.generator)
+            with self.target.counter.purpose("local_moves"):
+                log_r, score = self.target.log_prob_and_score(x)
+        else:
+            state = ChainState(parents.x, parents.log_r, parents.score)
+            scale = self.scale or MalaScale.from_scores(parents.score)
+            with self.target.counter.purpose("local_moves"):
+                state, self.scale, _ = mala(
+                    self.target.log_prob_and_score, self.target.space, state, scale,
+                    self.config.moves_steps, self.generator,
+                )
+            x, log_r, score = state.x, state.log_r, state.score
+        self.buffer.add_descendants(parents, [(x, log_r, score)])

@@ -1,0 +1,158 @@
+"""The learner: policy, twist and log Z, their optimisers and averages, and the one guarded way to change them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from molsampler.diffusion.policy import Policy
+from molsampler.diffusion.process import NoisingProcess
+from molsampler.diffusion.space import Space
+from molsampler.diffusion.twist import Twist
+from molsampler.training.config import OptimiserConfig, TrainConfig
+
+
+class Learner:
+    """Everything that training changes, on one device.
+
+    policy, twist : modules; log_z : learnt scalar (); averaged : the policy's exponentially averaged parameters, which sample
+    skipped : updates that were not made, by reason
+    """
+
+    def __init__(self, space: Space, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
+        self.config: OptimiserConfig = config.optimiser
+        init = torch.Generator().manual_seed(config.seed)
+        self.process = NoisingProcess(space, config.schedule).to(device)
+        self.policy = Policy(self.process, config.policy, init).to(device)
+        self.twist = Twist(self.process, config.twist, init).to(device)
+        self.log_z = nn.Parameter(torch.zeros((), device=device))
+        self.averaged = [p.detach().clone() for p in self.policy.parameters()]
+        self._averaged_over = 0
+        self.skipped: Counter[str] = Counter()
+        self.start_phase()
+
+    def start_phase(self) -> None:
+        """Fresh optimisers; the policy goes on from its averaged parameters."""
+        self._swap(self.averaged, keep=False)
+        betas = (0.9, 0.99)
+        self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=1.0, betas=betas)
+        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=betas)
+        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=betas)
+
+    def rate(self, done: int, total: int) -> float:
+        """Share of the peak learning rate after `done` of `total` updates of a phase: a ramp, then a cosine."""
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
+        return min(1.0, (done + 1) / self.config.ramp) * (self.config.final + (1.0 - self.config.final) * cosine)
+
+    def step_policy(self, loss: Tensor, rate: float, with_log_z: bool) -> bool:
+        """One update of the policy, and of log Z with it; skipped and counted where anything is not finite."""
+        self.log_z_optimiser.zero_grad()
+        if not self._step(loss, self.policy_optimiser, self.policy.parameters(), rate, "policy"):
+            return False
+        if with_log_z:
+            _set_rate(self.log_z_optimiser, self.config.log_z_rate * rate / self.config.rate)
+            self.log_z_optimiser.step()
+        self._averaged_over += 1
+        decay = min(self.config.ema, self._averaged_over / (10.0 + self._averaged_over))
+        torch._foreach_lerp_(self.averaged, [p.detach() for p in self.policy.parameters()], 1.0 - decay)
+        return True
+
+    def step_twist(self, loss: Tensor, rate: float) -> bool:
+        """One update of the twist; skipped and counted where anything is not finite."""
+        return self._step(loss, self.twist_optimiser, self.twist.parameters(), rate, "twist")
+
+    def _step(
+        self, loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float, of: str
+    ) -> bool:
+        if not bool(torch.isfinite(loss)):
+            self.skipped[f"{of}: loss not finite"] += 1
+            return False
+        optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        if not bool(torch.isfinite(norm)) or (self.log_z.grad is not None and not bool(self.log_z.grad.isfinite())):
+            self.skipped[f"{of}: gradient not finite"] += 1
+            return False
+        _set_rate(optimiser, rate)
+        optimiser.step()
+        return True
+
+    def log_twist(self, x: Tensor, n: int, log_r: Tensor | None = None) -> Tensor:
+        """log F_n(x), (B,), at the learnt log Z."""
+        return self.twist(x, n, self.log_z.detach(), log_r)
+
+    def _swap(self, values: list[Tensor], keep: bool) -> list[Tensor]:
+        parameters = list(self.policy.parameters())
+        before = [p.detach().clone() for p in parameters] if keep else []
+        with torch.no_grad():
+            for p, value in zip(parameters, values, strict=True):
+                p.copy_(value)
+        return before
+
+    def with_averaged(self, use: Callable[[Policy], object]) -> object:
+        """`use(policy)` with the averaged parameters in place; the learning ones come back afterwards."""
+        before = self._swap(self.averaged, keep=True)
+        try:
+            return use(self.policy)
+        finally:
+            self._swap(before, keep=False)
+
+    def accelerate(self, precision: str, compile: bool) -> None:
+        """Let the policy network train compiled and in the given precision; sampling stays eager, in float32."""
+        network = self.policy.network
+        fast = torch.compile(network, dynamic=False) if compile else network
+        if precision == "float32":
+            self.policy.training_network = fast if compile else None
+            return
+        device = self.log_z.device.type
+
+        def reduced(features: Tensor, n) -> Tensor:
+            with torch.autocast(device, dtype=torch.bfloat16):
+                return fast(features, n).float()
+
+        self.policy.training_network = reduced
+
+    def state_dict(self) -> dict:
+        return {
+            "policy": self.policy.state_dict(), "twist": self.twist.state_dict(), "log_z": self.log_z.detach(),
+            "averaged": self.averaged, "averaged_over": self._averaged_over, "skipped": dict(self.skipped),
+            "policy_optimiser": self.policy_optimiser.state_dict(),
+            "twist_optimiser": self.twist_optimiser.state_dict(),
+            "log_z_optimiser": self.log_z_optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.twist.load_state_dict(state["twist"])
+        with torch.no_grad():
+            self.log_z.copy_(state["log_z"])
+        self.averaged = [value.to(self.log_z.device) for value in state["averaged"]]
+        self._averaged_over, self.skipped = state["averaged_over"], Counter(state["skipped"])
+        for name in ("policy_optimiser", "twist_optimiser", "log_z_optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def faster_precision(device: str = "cpu") -> str:
+    """"bfloat16" where this processor multiplies it at least 1.3 times as fast as float32, by a quick measurement."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = torch.ones(4096, 256, dtype=dtype, device=device), torch.ones(256, 256, dtype=dtype, device=device)
+        best = math.inf
+        for _ in range(12):
+            start = time.perf_counter()
+            for _ in range(4):
+                (a @ b)[0, 0].item()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return "bfloat16" if seconds(torch.float32) > 1.3 * seconds(torch.bfloat16) else "float32"

@@ -1,0 +1,242 @@
+"""The trainer: a denoising warm start, then trajectory balance on policy, replay and SMC, one update at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from molsampler.diffusion.policy import Policy
+from molsampler.diffusion.trajectories import rollout, score_states
+from molsampler.smc.log_weights import LogWeights
+from molsampler.targets.target import Target
+from molsampler.training.behaviours import Behaviours, SMCReport, Surrogate
+from molsampler.training.buffer import ReplayBuffer
+from molsampler.training.config import TrainConfig
+from molsampler.training.learner import Learner
+from molsampler.training.objectives import ControlVariate, denoising, subtb_chunk, trajectory_balance
+
+PROBE_UPDATES = 12  # updates timed to turn minutes into numbers of updates
+
+
+class Trainer:
+    """Training of one target; `update()` is one step of it, `state_dict()` everything to go on from.
+
+    warm_updates, updates : lengths of the two phases; 0 until `plan` has measured them
+    done : updates made; seconds : training time so far
+    """
+
+    def __init__(self, target: Target, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
+        self.target, self.config, self.generator = target, config, generator
+        self.learner = Learner(target.space, config, generator, device)
+        self.buffer = ReplayBuffer(
+            config.behaviour.capacity, target.space.dim, config.behaviour.gamma, device=device
+        )
+        self.behaviours = Behaviours(target, self.learner, self.buffer, config, generator)
+        n = config.schedule.n_steps
+        self.control_variate = ControlVariate(n, target.space.dim)
+        self.control_variate.cross = self.control_variate.cross.to(device)
+        self.control_variate.square = self.control_variate.square.to(device)
+        self.surrogate = Surrogate(0.0, config.surrogate_cap)
+        self.warm_updates, self.updates = config.warm_updates, config.updates
+        self.done, self.seconds, self.last_loss = 0, 0.0, math.nan
+        self.learner.accelerate(config.precision, config.compile)
+
+    @property
+    def total(self) -> int:
+        return self.warm_updates + self.updates
+
+    @property
+    def phase(self) -> str:
+        return "denoising" if self.done < self.warm_updates else "trajectory balance"
+
+    def begin(self, log_z: float) -> None:
+        """Set log Z and the surrogate's knee from the prefilled buffer."""
+        with torch.no_grad():
+            self.learner.log_z.fill_(log_z)
+        log_r = self.buffer.log_r[: len(self.buffer)]
+        self.surrogate.knee = float(torch.quantile(log_r[-16384:], 0.01)) - self.config.surrogate_margin
+
+    # one update ------------------------------------------------------------------------------------------------------
+
+    def update(self) -> float:
+        """One update of whichever phase it is; returns its loss (NaN where it was skipped)."""
+        start = time.perf_counter()
+        if self.done < self.warm_updates:
+            loss = self._denoise(self.learner.rate(self.done, self.warm_updates))
+        else:
+            if self.done == self.warm_updates and self.done > 0:
+                self.learner.start_phase()
+            k = self.done - self.warm_updates
+            loss = self._balance(k, self.learner.rate(k, self.updates))
+        every = self.config.behaviour.moves_every
+        if every and self.done % every == every - 1:
+            self.behaviours.local_moves()
+        self.done += 1
+        self.last_loss = loss
+        self.seconds += time.perf_counter() - start
+        return loss
+
+    def _denoise(self, share: float) -> float:
+        n = self.config.schedule.n_steps
+        size = max(self.config.behaviour.warm_batch // n, 1)
+        batch = self.buffer.draw(n * size, self.generator)
+        x, score = (part.unflatten(0, (n, size)) for part in (batch.x, batch.score))
+        losses = denoising(self.learner.policy, x, score, self.control_variate.mix, self.generator)
+        loss = losses.mean()
+        made = self.learner.step_policy(loss, share * self.config.optimiser.warm_rate, with_log_z=False)
+        return float(loss.detach()) if made else math.nan
+
+    def _balance(self, k: int, share: float) -> float:
+        config = self.config.behaviour
+        cycle = config.replay_updates + 1
+        if k % cycle == 0:
+            states, log_r = self.behaviours.on_policy(config.batch)
+        else:
+            replays = k - k // cycle
+            if config.smc_every and replays % config.smc_every == 0:
+                self.behaviours.smc(self.twist_log_r)
+            states, log_r = self.behaviours.replay(config.batch)
+        trajectories = score_states(self.learner.policy, states, self.surrogate(log_r))
+        loss = trajectory_balance(trajectories, self.learner.log_z).mean()
+        made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
+        with torch.no_grad():
+            at_ends = {n: self.twist_log_r(states[n], n) for n in self._chunk_ends()}
+        twist_loss = subtb_chunk(
+            trajectories, lambda x, n: self.learner.log_twist(x, n, at_ends[n]), self.learner.log_z,
+            self.config.smc.chunk,
+        )
+        self.learner.step_twist(twist_loss, share * self.config.optimiser.twist_rate)
+        return float(loss.detach()) if made else math.nan
+
+    def _chunk_ends(self) -> range:
+        return range(self.config.smc.chunk, self.config.schedule.n_steps, self.config.smc.chunk)
+
+    def twist_log_r(self, x: Tensor, n: int) -> Tensor | None:
+        """The bounded log R that the twist's partial energy needs at step n, or None where it holds no energy."""
+        if self.learner.twist.beta(n) == 0.0:
+            return None
+        with self.target.counter.purpose("smc"):
+            return self.surrogate(self.target.log_prob_and_score(x)[0])
+
+    # the budget ------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> tuple[float, float]:
+        """Turn the budget in minutes into numbers of updates, once; returns seconds an update of the two phases.
+
+        Both kinds of update run a few times, on a state that is put back afterwards. Where the configuration gives numbers,
+        they stand.
+        """
+        if self.config.warm_updates or self.config.updates:
+            return math.nan, math.nan
+        before = self.state_dict()
+        cycle = 2 * (self.config.behaviour.replay_updates + 1)
+        seconds = []
+        for phase in (lambda k: self._denoise(1e-3), lambda k: self._balance(k, 1e-3)):
+            for k in range(3):
+                phase(k + 1)
+            repeats = PROBE_UPDATES // cycle * cycle or cycle
+            start = time.perf_counter()
+            for k in range(repeats):
+                phase(k)
+            seconds.append((time.perf_counter() - start) / repeats)
+        self.load_state_dict(before)
+        budget = 60.0 * self.config.minutes
+        start = time.perf_counter()
+        self.behaviours.local_moves()
+        moves = (time.perf_counter() - start) / max(self.config.behaviour.moves_every, 1)
+        if not self.config.behaviour.moves_every:
+            moves = 0.0
+        self.load_state_dict(before)
+        self.warm_updates = max(1, round(budget * self.config.warm_share / (seconds[0] + moves)))
+        self.updates = max(1, round(budget * (1.0 - self.config.warm_share) / (seconds[1] + moves)))
+        return seconds[0], seconds[1]
+
+    # looking ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        """One row of metrics.csv: figures of the averaged policy on fresh samples, and what happened since the last row."""
+        n = self.config.evaluation_samples
+        states, log_ratio = self.learner.with_averaged(lambda policy: rollout(policy, n, self.generator))
+        with self.target.counter.purpose("rollout"):
+            log_r, score = self.target.log_prob_and_score(states[-1])
+        log_w = log_r.double() - log_ratio.double()
+        log_w = torch.where(torch.isnan(log_w), -torch.inf, log_w)
+        self.buffer.add(states[-1], log_r, score, log_w)
+        weights = LogWeights(log_w)
+        inside = log_w > -torch.inf
+        smc, self.behaviours.report = self.behaviours.report, SMCReport()
+        counter = self.target.counter
+        row = {
+            "update": self.done, "seconds": round(self.seconds, 2), "phase": self.phase, "loss": self.last_loss,
+            "elbo": float(log_w[inside].mean()) if bool(inside.any()) else math.nan,
+            "elbo_median": float(log_w[inside].median()) if bool(inside.any()) else math.nan,
+            "ess": weights.ess_fraction, "log_z": float(self.learner.log_z),
+            "log_z_estimate": weights.log_mean, "outside_support": 1.0 - float(inside.double().mean()),
+            "replay_exponent": self.buffer.exponent, "replay_size": len(self.buffer),
+            "replay_rejected": self.buffer.rejected,
+            "smc_runs": smc.runs, "smc_collapsed": smc.collapsed,
+            "smc_resampled_at": " ".join(f"{k}:{v}" for k, v in sorted(smc.resampled.items())),
+            "smc_exponent": _mean(smc.exponents), "smc_ancestors": _mean(smc.ancestors),
+            "smc_log_z": _mean(smc.log_z),
+            "skipped": sum(self.learner.skipped.values()),
+            "evaluations": counter.total, "evaluations_non_finite": counter.non_finite,
+        }
+        for word in ("md", "prefill", "rollout", "smc", "local_moves", "analysis"):
+            row[f"evaluations_{word}"] = counter.by_purpose.get(word, 0)
+        return row
+
+    # keeping ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """Tensors and plain Python only, so that torch.load(weights_only=True) reads it."""
+        scale = self.behaviours.scale
+        return {
+            "learner": _copy(self.learner.state_dict()), "buffer": self.buffer.state_dict(),
+            "control_variate": _copy(self.control_variate.state_dict()), "counter": self.target.counter.state_dict(),
+            "generator": self.generator.get_state(), "knee": self.surrogate.knee,
+            "scale": None if scale is None else {"scale": scale.scale, "step": scale.step},
+            "smc": asdict(self.behaviours.report),
+            "done": self.done, "seconds": self.seconds, "last_loss": self.last_loss,
+            "warm_updates": self.warm_updates, "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        from molsampler.smc.mala import MalaScale
+
+        self.learner.load_state_dict(state["learner"])
+        self.buffer.load_state_dict(state["buffer"])
+        self.control_variate.load_state_dict(_copy(state["control_variate"]))
+        self.target.counter.load_state_dict(state["counter"])
+        self.generator.set_state(state["generator"])
+        self.surrogate.knee = state["knee"]
+        self.behaviours.scale = None if state["scale"] is None else MalaScale(**state["scale"])
+        self.behaviours.report = SMCReport(**state["smc"])
+        self.done, self.seconds, self.last_loss = state["done"], state["seconds"], state["last_loss"]
+        self.warm_updates, self.updates = state["warm_updates"], state["updates"]
+
+
+def averaged_policy(trainer: Trainer) -> Policy:
+    """The policy that samples: the averaged parameters, for good."""
+    trainer.learner._swap(trainer.learner.averaged, keep=False)
+    return trainer.learner.policy
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _copy(state: Any) -> Any:
+    """A deep copy of nested containers of tensors, so that training on does not change what was saved."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copy(value) for value in state]
+    return state

@@ -1,0 +1,112 @@
+"""Conformations per second, energy and forces, of every backend and batch size, side by side in one run.
+
+    python scripts/benchmark_energy.py --molecule aldp --batches 64 512 2048 --cores 1
+
+Every line says how it compares with OpenMM's CPU platform at the same number of cores: OpenMM gets that many worker
+processes of one thread, torch that many threads. The compile time of a size is shown once; a compiler cache that is
+warm from an earlier run makes it shorter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import tyro
+
+from molsampler.errors import InputError
+from molsampler.molecules.backend import check_device
+from molsampler.molecules.energy import Energy
+from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.openmm_energy import OpenMMEnergy, available_platforms
+from molsampler.molecules.openmm_pool import usable_cores
+from molsampler.molecules.system import load_molecule
+from molsampler.molecules.torch_energy import TorchEnergy
+
+BASELINE = "openmm-cpu"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    molecule: str = "aldp"  # a name in systems/, a folder or a system.toml
+    batches: tuple[int, ...] = (64, 512, 2048)
+    cores: int = field(default_factory=usable_cores)  # for every backend alike
+    seconds: float = 2.0  # at least this long, and three batches, a measurement
+    device: str = "cpu"  # for torch; on "cuda" OpenMM's CUDA platform is measured as well
+    skip: tuple[str, ...] = ()  # backends to leave out
+
+
+def backends(options: Options) -> dict[str, Callable[[Molecule], Energy]]:
+    """The backends to measure, the baseline first."""
+    there = {
+        BASELINE: lambda m: OpenMMEnergy(m, "CPU", workers=options.cores),
+        "openmm-reference": lambda m: OpenMMEnergy(m, "Reference", workers=options.cores),
+        "torch-eager": lambda m: TorchEnergy(m, device=options.device, compile=False),
+        "torch-compiled": lambda m: TorchEnergy(m, device=options.device),
+    }
+    if options.device != "cpu" and "CUDA" in available_platforms():
+        there["openmm-cuda"] = lambda m: OpenMMEnergy(m, "CUDA")
+    unknown = set(options.skip) - set(there)
+    if unknown:
+        raise InputError(f"cannot skip '{unknown.pop()}'; there are {', '.join(there)}")
+    return {name: make for name, make in there.items() if name not in options.skip}
+
+
+def perturbed(molecule: Molecule, count: int, device: str) -> torch.Tensor:
+    """(count, N, 3) float32 nm: the input structure with 0.005 nm of noise."""
+    noise = torch.randn(count, molecule.n_atoms, 3, generator=torch.Generator().manual_seed(0))
+    return (torch.from_numpy(molecule.positions).float() + 0.005 * noise).to(device)
+
+
+def rate(energy: Energy, positions: torch.Tensor, seconds: float) -> float:
+    """Conformations per second: the best of the batches, so that other programs' load counts as little as it can."""
+    best, done, begin = float("inf"), 0, time.perf_counter()
+    while done < 3 or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        energy.energy_and_forces(positions)[1].sum().item()  # .item() waits for a GPU
+        best = min(best, time.perf_counter() - start)
+        done += 1
+    return len(positions) / best
+
+
+@contextmanager
+def opened(make: Callable[[Molecule], Energy], molecule: Molecule) -> Iterator[Energy]:
+    energy = make(molecule)
+    try:
+        yield energy
+    finally:
+        energy.close()
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    check_device(options.device)
+    torch.set_num_threads(options.cores)
+    molecule = load_molecule(options.molecule)
+    print(f"{molecule.name}: {molecule.n_atoms} atoms, energy and forces, {options.cores} core(s)", flush=True)
+    baseline: dict[int, float] = {}
+    for name, make in backends(options).items():
+        with opened(make, molecule) as energy:
+            for batch in options.batches:
+                positions = perturbed(molecule, batch, options.device if name.startswith("torch") else "cpu")
+                start = time.perf_counter()
+                energy.energy_and_forces(positions)
+                first = time.perf_counter() - start
+                value = rate(energy, positions, options.seconds)
+                if name == BASELINE:
+                    baseline[batch] = value
+                compared = f"{value / baseline[batch]:7.1f}x OpenMM CPU" if batch in baseline else ""
+                compiled = f"  compile {first:.1f} s" if name == "torch-compiled" else ""
+                print(f"{name:<17} batch {batch:>5}  {value:>10,.0f} conf/s  {compared}{compiled}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options))
+    except InputError as error:
+        raise SystemExit(f"benchmark_energy.py: {error}") from None

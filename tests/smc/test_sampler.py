@@ -1,0 +1,167 @@
+"""run_smc on R x T against known normalisations, with policies and twists that are deliberately bad."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from molsampler.diffusion.policy import Policy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
+from molsampler.diffusion.trajectories import rollout
+from molsampler.smc import sampler
+from molsampler.smc.sampler import SMCConfig, run_smc
+from tests.diffusion.exact import ExactReversal
+from tests.stochastic import assert_mean, seeded, standard_errors
+from tests.targets.analytic import Gaussian, TwoWells
+
+TARGET = TwoWells(log_z=0.4)
+HALF = TwoWells(log_z=0.4, wall=-0.5)  # R = 0 on a half space that holds half of the mass
+
+
+def bad_policy(n_steps: int = 4) -> Policy:
+    """A policy that drifts the wrong way by random amounts, with kernels that are too wide: finite variance."""
+    process = NoisingProcess(TARGET.space, ScheduleConfig(n_steps, circle_min=0.8))
+    policy = Policy(process, PolicyConfig(8, 2, log_var_range=1.0), seeded(0))
+    with torch.no_grad():
+        policy.network.last.weight.copy_(0.15 * torch.randn(4, 8, generator=seeded(1)))
+        policy.network.last_bias[:, 2:] = 0.8
+    return policy
+
+
+def bad_twist(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Finite, and unlike anything that the target would ask for: it pulls to the wrong side, harder with every step."""
+    return 0.3 * n * torch.sin(2.0 * x[:, 0] + n) + 0.7 * x[:, 1].cos() - 3.0 * n
+
+
+CASES = {
+    "importance sampling": SMCConfig(chunk=1, kappa=0.0, gamma=0.05),
+    "resampling": SMCConfig(chunk=1, kappa=0.7, gamma=0.0),
+    "always resampling": SMCConfig(chunk=2, kappa=1.1, gamma=0.0),
+    "tempering": SMCConfig(chunk=1, kappa=0.9, gamma=0.7),
+    "uniform resampling": SMCConfig(chunk=2, kappa=1.1, gamma=1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, HALF) for name in CASES), ("tempering", TARGET)], ids=[*CASES, "tempering, no zeros"]
+)
+def test_estimate_of_z_is_unbiased(name, target):
+    """The mean over 400 runs of 40 particles is Z within 4.5 standard errors (by chance beyond: 7e-6 a mean), and so are
+    the unnormalised means of two functions on the target."""
+    config, policy, generator = CASES[name], bad_policy(), seeded(2)
+    exact = target.sample(seeded(3), 200_000).double()
+    moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)
+    estimates, resampled, zeros = [], 0, 0
+    for _ in range(400):
+        particles, info = run_smc(policy, bad_twist, target.log_prob, 40, config, generator)
+        w = particles.weights.log_w.exp()
+        f = torch.stack([torch.ones_like(w), particles.x[:, 0], particles.x[:, 1].cos()], 1)
+        estimates.append((w[:, None] * f).mean(0))
+        resampled += len(info.resampled_at)
+        zeros += len(w) - particles.weights.n_positive
+    z = math.exp(target.log_z)
+    expected = torch.cat([torch.ones(1), moments.mean(0)]) * z
+    values = torch.stack(estimates)
+    assert_mean(values, expected)
+    # the standard error is small enough to see a bias, and each case is what its name says
+    assert float(values[:, 0].std() / 400**0.5) < 0.06 * z
+    assert (resampled > 100) == (name != "importance sampling")
+    assert (zeros > 100) == (target is HALF)
+
+
+def test_a_bias_would_be_seen(monkeypatch):
+    """The same runs with every resampled weight set to one, instead of w / (K a): far out."""
+    resample = sampler._resample
+
+    def forgetful(*args):
+        kept, picked, info = resample(*args)
+        return (kept if picked is None else torch.zeros_like(kept)), picked, info
+
+    monkeypatch.setattr(sampler, "_resample", forgetful)
+    policy, generator, values = bad_policy(), seeded(2), []
+    for _ in range(60):
+        particles, _ = run_smc(
+            policy, lambda x, n: bad_twist(x, n) + 4.0 * n, TARGET.log_prob, 40, CASES["always resampling"], generator
+        )
+        values.append(particles.log_w.exp().mean())
+    assert abs(float(standard_errors(torch.stack(values), math.exp(TARGET.log_z)))) > 10.0
+
+
+def test_without_resampling_it_is_importance_sampling_for_every_twist():
+    policy = bad_policy()
+    particles, info = run_smc(policy, bad_twist, HALF.log_prob, 200, SMCConfig(chunk=2, kappa=0.0), seeded(5))
+    path, log_ratio = rollout(policy, 200, seeded(5))
+    torch.testing.assert_close(particles.x, path[-1])
+    torch.testing.assert_close(particles.log_r, HALF.log_prob(path[-1]))
+    expected = (HALF.log_prob(path[-1]) - log_ratio).double()
+    torch.testing.assert_close(particles.log_w, expected, rtol=1e-4, atol=1e-4)
+    assert info.resampled_at == [] and info.steps == [2] and info.exponents == [None]
+    # an ancestor whose only descendant has weight zero has none
+    assert info.distinct_ancestors == int((expected > -torch.inf).sum()) < 200
+
+
+def test_exact_policy_and_twist_give_equal_weights():
+    target = Gaussian(torch.tensor([0.6]).double(), torch.tensor([0.5]).double(), 1, 0.8)
+    policy = ExactReversal(target, ScheduleConfig(n_steps=8, prior_signal=1e-4))
+
+    def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
+        return 0.8 + policy.log_marginal(x, n)
+
+    particles, info = run_smc(policy, log_twist, target.log_prob, 64, SMCConfig(2, 0.2, 0.05), seeded(6))
+    assert info.resampled_at == [] and info.steps == [2, 4, 6]
+    assert min(info.ess) > 0.999 and particles.weights.ess_fraction > 0.999
+    assert particles.weights.log_mean == pytest.approx(0.8, abs=1e-3)
+
+
+def test_resampling_is_recorded_with_its_exponent():
+    policy = bad_policy(8)
+    always = SMCConfig(chunk=2, kappa=1.1, gamma=0.5)
+    particles, info = run_smc(policy, bad_twist, TARGET.log_prob, 50, always, seeded(7))
+    assert info.steps == info.resampled_at == [2, 4, 6]
+    assert len(info.ess) == 3 and all(0.0 < ess <= 1.0 for ess in info.ess)
+    for ess, exponent in zip(info.ess, info.exponents, strict=True):
+        assert (exponent == 1.0) == (ess >= 0.5)
+    assert 1 <= info.distinct_ancestors < 50
+    # one boundary only: the twist is flat but at n = 4
+    peaked = SMCConfig(chunk=2, kappa=0.2, gamma=0.05)
+
+    def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
+        return policy.space.log_prior(x) - (40.0 * x[:, 0].square() if n == 4 else 0.0)
+
+    _, info = run_smc(policy, log_twist, TARGET.log_prob, 50, peaked, seeded(8))
+    assert 4 in info.resampled_at and 2 not in info.resampled_at
+
+
+def test_distinct_ancestors_and_the_total_weight():
+    """A twist that keeps one particle leaves one ancestor, and the estimate keeps that particle's share 1 / K."""
+    policy = bad_policy(2)
+    first, _ = rollout(policy, 30, seeded(9))
+    kept = first[1, 12].clone()
+
+    def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
+        return -1e6 * (x - kept).square().sum(-1)
+
+    particles, info = run_smc(policy, log_twist, TARGET.log_prob, 30, SMCConfig(1, 0.5, 0.0), seeded(9))
+    assert info.resampled_at == [1] and info.exponents == [1.0] and info.distinct_ancestors == 1
+    assert len(particles.x.unique(dim=0)) == 30  # one parent, thirty different steps
+
+
+def test_collapsed_particles_do_not_stop_a_run():
+    policy = bad_policy(4)
+    nowhere = lambda x: torch.full((len(x),), -torch.inf)  # noqa: E731
+    particles, info = run_smc(policy, bad_twist, nowhere, 20, SMCConfig(2, 1.1, 0.05), seeded(10))
+    assert particles.weights.collapsed and particles.weights.log_mean == -math.inf
+    assert info.distinct_ancestors == 0
+
+
+def test_chunk_must_divide_the_steps():
+    with pytest.raises(ValueError, match="chunk of 3 steps does not divide the 4 steps"):
+        run_smc(bad_policy(4), bad_twist, TARGET.log_prob, 8, SMCConfig(chunk=3), seeded(0))
+
+
+def test_a_seed_gives_the_same_run():
+    policy, config = bad_policy(), CASES["tempering"]
+    one, two = (run_smc(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11))[0] for _ in range(2))
+    assert torch.equal(one.x, two.x) and torch.equal(one.log_w, two.log_w)
