@@ -169,7 +169,7 @@ def train(job: Job, progress: bool = True) -> bool:
                 job.run.append_metrics_row(row)
                 bar.set_postfix_str(
                     f"{trainer.phase} loss {loss:.2f} ELBO {row['elbo']:.1f} ESS {row['ess']:.1%} "
-                    f"{row['evaluations'] / 1e6:.1f}M evaluations"
+                    f"{row['energy_evaluations'] / 1e6:.1f}M evaluations"
                 )
             if last or job.stop or time.perf_counter() - saved > config.checkpoint_seconds:
                 save(job)

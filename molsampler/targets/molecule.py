@@ -6,20 +6,19 @@ compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the 
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from molsampler.diffusion.space import Space
 from molsampler.molecules.chart import Chart
+from molsampler.molecules.compilation import CompiledOrEager
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.torch_energy import TorchEnergy
 from molsampler.targets.target import Target
 
-PAD_SIZES = (64, 256, 1024, 2048)
-"""Batches are padded to the next of these, larger ones cut into pieces: nothing is compiled twice."""
+SMALL_PIECE = 64
+"""Batches are cut into the energy's best pieces, what is left padded to those or to this: two sizes, compiled once each."""
 
 
 class MoleculeTarget(Target):
@@ -34,7 +33,8 @@ class MoleculeTarget(Target):
         self.space = Space(chart.n_stiff, chart.n_soft)
         self.beta = molecule.beta
         self._fused = isinstance(energy, TorchEnergy)
-        self._kernel = torch.compile(self._log_r_and_score, dynamic=False) if compile and self._fused else None
+        self._kernel = CompiledOrEager(self._log_r_and_score) if compile and self._fused else self._log_r_and_score
+        self._piece_size = energy.piece if isinstance(energy, TorchEnergy) else 0
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of z (B, D): line coordinates standardised, soft torsions in radians."""
@@ -52,7 +52,9 @@ class MoleculeTarget(Target):
             return log_r, score
         if not len(x):
             return x.new_zeros(0), torch.zeros_like(x)
-        pieces = [self._piece(piece) for piece in x.detach().split(PAD_SIZES[-1])]
+        if not len(x):
+            return x.new_zeros(0), torch.zeros_like(x)
+        pieces = [self._piece(piece) for piece in x.detach().split(self._piece_size)]
         log_r, score, inside = (torch.cat(part) for part in zip(*pieces, strict=True))
         bad = torch.isnan(log_r) | torch.isposinf(log_r) | (~torch.isfinite(score).all(-1) & torch.isfinite(log_r))
         self.counter.add(len(x), int(bad.sum()))
@@ -61,23 +63,23 @@ class MoleculeTarget(Target):
 
     def _piece(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         n = len(x)
-        size = next(s for s in PAD_SIZES if s >= n)
+        size = SMALL_PIECE if n <= SMALL_PIECE else self._piece_size
         padded = torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous()
-        kernel = self._kernel or self._log_r_and_score
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            log_r, score, positions = kernel(padded)
+        log_r, score, positions = self._kernel(padded)
         inside = self.chart.inside(x, positions.permute(2, 1, 0)[:n])
         return log_r[:n], score.T[:n], inside
 
     def _log_r_and_score(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (D, B) -> log R (B,), score (D, B), positions (3, N, B); the batch last, where it is contiguous."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
+
+        def summed(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             positions, log_det = self.chart.to_cartesian_batch_last(z)
             log_r = -self.beta * self.energy.potential(positions) + log_det
-            (score,) = torch.autograd.grad(log_r.sum(), z)
-        return log_r.detach(), score, positions.detach()
+            return log_r.sum(), (log_r, positions)
+
+        # not torch.autograd.grad: only torch.func stays inside one compiled graph
+        score, (_, (log_r, positions)) = torch.func.grad_and_value(summed, has_aux=True)(z)
+        return log_r, score, positions
 
     @torch.no_grad()
     def positions(self, x: Tensor) -> Tensor:

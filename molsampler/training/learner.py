@@ -86,6 +86,10 @@ class Learner:
         """log F_n(x), (B,), at the learnt log Z."""
         return self.twist(x, n, self.log_z.detach(), log_r)
 
+    def adopt_averaged(self) -> None:
+        """Put the averaged parameters in place, for good."""
+        self._swap(self.averaged, keep=False)
+
     def _swap(self, values: list[Tensor], keep: bool) -> list[Tensor]:
         parameters = list(self.policy.parameters())
         before = [p.detach().clone() for p in parameters] if keep else []

@@ -13,6 +13,7 @@ from torch import Tensor
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.smc.log_weights import LogWeights
+from molsampler.smc.mala import MalaScale
 from molsampler.targets.target import Target
 from molsampler.training.behaviours import Behaviours, SMCReport, Surrogate
 from molsampler.training.buffer import ReplayBuffer
@@ -43,7 +44,7 @@ class Trainer:
         self.control_variate.square = self.control_variate.square.to(device)
         self.surrogate = Surrogate(0.0, config.surrogate_cap)
         self.warm_updates, self.updates = config.warm_updates, config.updates
-        self.done, self.seconds, self.last_loss = 0, 0.0, math.nan
+        self.done, self.seconds, self.last_loss, self.last_twist_loss = 0, 0.0, math.nan, math.nan
         self.learner.accelerate(config.precision, config.compile)
 
     @property
@@ -111,6 +112,7 @@ class Trainer:
             self.config.smc.chunk,
         )
         self.learner.step_twist(twist_loss, share * self.config.optimiser.twist_rate)
+        self.last_twist_loss = float(twist_loss.detach())
         return float(loss.detach()) if made else math.nan
 
     def _chunk_ends(self) -> range:
@@ -173,19 +175,23 @@ class Trainer:
         smc, self.behaviours.report = self.behaviours.report, SMCReport()
         counter = self.target.counter
         row = {
-            "update": self.done, "seconds": round(self.seconds, 2), "phase": self.phase, "loss": self.last_loss,
+            "update": self.done, "seconds": round(self.seconds, 2), "phase": self.phase,
+            "denoising_loss": self.last_loss if self.done <= self.warm_updates else math.nan,
+            "loss": self.last_loss if self.done > self.warm_updates else math.nan,
+            "twist_loss": self.last_twist_loss,
             "elbo": float(log_w[inside].mean()) if bool(inside.any()) else math.nan,
             "elbo_median": float(log_w[inside].median()) if bool(inside.any()) else math.nan,
             "ess": weights.ess_fraction, "log_z": float(self.learner.log_z),
             "log_z_estimate": weights.log_mean, "outside_support": 1.0 - float(inside.double().mean()),
-            "replay_exponent": self.buffer.exponent, "replay_size": len(self.buffer),
+            "replay_lambda": self.buffer.exponent, "replay_size": len(self.buffer),
             "replay_rejected": self.buffer.rejected,
             "smc_runs": smc.runs, "smc_collapsed": smc.collapsed,
             "smc_resampled_at": " ".join(f"{k}:{v}" for k, v in sorted(smc.resampled.items())),
-            "smc_exponent": _mean(smc.exponents), "smc_ancestors": _mean(smc.ancestors),
+            "resampling_steps": sum(smc.resampled.values()) / smc.runs if smc.runs else math.nan,
+            "smc_lambda": _mean(smc.exponents), "distinct_ancestors": _mean(smc.ancestors),
             "smc_log_z": _mean(smc.log_z),
             "skipped": sum(self.learner.skipped.values()),
-            "evaluations": counter.total, "evaluations_non_finite": counter.non_finite,
+            "energy_evaluations": counter.total, "evaluations_non_finite": counter.non_finite,
         }
         for word in ("md", "prefill", "rollout", "smc", "local_moves", "analysis"):
             row[f"evaluations_{word}"] = counter.by_purpose.get(word, 0)
@@ -203,12 +209,11 @@ class Trainer:
             "scale": None if scale is None else {"scale": scale.scale, "step": scale.step},
             "smc": asdict(self.behaviours.report),
             "done": self.done, "seconds": self.seconds, "last_loss": self.last_loss,
+            "last_twist_loss": self.last_twist_loss,
             "warm_updates": self.warm_updates, "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict) -> None:
-        from molsampler.smc.mala import MalaScale
-
         self.learner.load_state_dict(state["learner"])
         self.buffer.load_state_dict(state["buffer"])
         self.control_variate.load_state_dict(_copy(state["control_variate"]))
@@ -217,13 +222,14 @@ class Trainer:
         self.surrogate.knee = state["knee"]
         self.behaviours.scale = None if state["scale"] is None else MalaScale(**state["scale"])
         self.behaviours.report = SMCReport(**state["smc"])
-        self.done, self.seconds, self.last_loss = state["done"], state["seconds"], state["last_loss"]
+        self.done, self.seconds = state["done"], state["seconds"]
+        self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
         self.warm_updates, self.updates = state["warm_updates"], state["updates"]
 
 
 def averaged_policy(trainer: Trainer) -> Policy:
     """The policy that samples: the averaged parameters, for good."""
-    trainer.learner._swap(trainer.learner.averaged, keep=False)
+    trainer.learner.adopt_averaged()
     return trainer.learner.policy
 
 

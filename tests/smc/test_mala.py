@@ -116,7 +116,7 @@ def test_non_finite_proposals_are_rejected():
         log_r, score = target.log_prob_and_score(x)
         bad = torch.arange(len(x)) % 3
         log_r = torch.where(bad == 1, torch.nan, torch.where(bad == 2, torch.inf, log_r))
-        return log_r, torch.where(bad[:, None] == 0, score, torch.nan)
+        return log_r, torch.where(bad[:, None] == 1, torch.nan, score)
 
     x = target.sample(seeded(10), 300)
     state, _, rate = mala(poisoned, target.space, start(target, x), MalaScale(torch.ones(1), 0.3), 5, seeded(11))

@@ -222,6 +222,18 @@ def test_denoising_gradient_points_uphill_elsewhere(name, with_score, mixing):
     assert float(z.median()) > 5.0 and float(z.min()) > 3.0
 
 
+def test_scores_change_the_noise_of_the_gradient_and_not_its_mean():
+    policy = ExactReversal(TARGET, ScheduleConfig(n_steps=4))
+    with torch.no_grad():
+        policy.bias.add_(0.3)
+        policy.log_var.add_(0.2)
+    plain, mixed = (gradients(policy, with_score)[..., :2] for with_score in (False, True))  # on the line, where both
+    error = ((plain.var(0) + mixed.var(0)) / len(plain)).sqrt()  # are exact
+    assert float(((plain.mean(0) - mixed.mean(0)) / error).abs().max()) < 4.5
+    quieter = (mixed.var(0) / plain.var(0))[:2, 1:]  # of slope and bias; at n = 0 no signal is left that could help
+    assert float(quieter.median()) < 0.3 and float(quieter.max()) < 1.0
+
+
 def test_scores_take_the_noise_out_of_the_gradient():
     """On N(0, I) x uniform, at the exact reversal, no noise is left in the gradients of the mean."""
     standard = Gaussian(torch.zeros(2).double(), torch.ones(2).double(), 1)

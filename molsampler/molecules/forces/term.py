@@ -33,9 +33,9 @@ class PairDistances(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> PairDistances:
         """Tables of positions x (3, N, B) in nm."""
-        difference = x[:, :, None, :] - x[:, None, :, :]  # (3, N, N, B)
+        dx, dy, dz = (c[:, None, :] - c[None, :, :] for c in x)  # (N, N, B) each
         diagonal = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, :, None]
-        squared = (difference * difference).sum(0) + diagonal
+        squared = dx * dx + dy * dy + dz * dz + diagonal
         inverse = torch.rsqrt(squared)  # its gradient needs no division, that of a square root does
         return cls(squared * inverse, inverse)
 
