@@ -19,16 +19,18 @@ class OptimiserConfig:
     final : share of a rate that is left at the end of its phase, reached along a cosine
     ramp : updates of linear increase at the start of a phase
     clip : largest norm of the policy's gradient
+    residual_limit : residuals of trajectory balance beyond this count linearly, not squared
     ema : decay of the averaged weights that sample
     """
 
     warm_rate: float = 2e-3
-    rate: float = 5e-4
+    rate: float = 1e-4
     twist_rate: float = 1e-3
     log_z_rate: float = 1e-2
     final: float = 0.02
     ramp: int = 50
     clip: float = 10.0
+    residual_limit: float = 3.0
     ema: float = 0.998
 
 
@@ -50,9 +52,9 @@ class BehaviourConfig:
     replay_updates: int = 3
     smc_every: int = 2
     smc_particles: int = 256
-    moves_every: int = 100
+    moves_every: int = 50
     moves: Literal["mala", "md"] = "mala"
-    moves_parents: int = 1024
+    moves_parents: int = 2048
     moves_steps: int = 10
     capacity: int = 120_000
     gamma: float = 0.05
@@ -76,14 +78,14 @@ class TrainConfig:
 
     seed: int = 0
     minutes: float = 15.0
-    warm_share: float = 0.4
+    warm_share: float = 0.75
     warm_updates: int = 0
     updates: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = True
     surrogate_margin: float = 10.0
     surrogate_cap: float = 20.0
-    evaluations: int = 40
+    evaluations: int = 60
     evaluation_samples: int = 2048
     checkpoint_seconds: float = 60.0
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

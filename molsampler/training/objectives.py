@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,9 +15,15 @@ from molsampler.diffusion.trajectories import Trajectories
 from molsampler.smc.sampler import LogTwist
 
 
-def trajectory_balance(trajectories: Trajectories, log_z: Tensor) -> Tensor:
-    """(log Z - log w)^2, (B,) (Malkin et al. 2022); `log_r` of the trajectories must be finite (the bounded surrogate)."""
-    return (log_z - trajectories.log_weights()).square()
+def trajectory_balance(trajectories: Trajectories, log_z: Tensor, limit: float = math.inf) -> Tensor:
+    """(log Z - log w)^2, (B,) (Malkin et al. 2022); `log_r` of the trajectories must be finite (the bounded surrogate).
+
+    limit : residuals beyond it count linearly, 2 limit |residual| - limit^2 (Huber), so that one clash among the rollouts
+        does not outweigh the rest of its batch
+    """
+    residual = (log_z - trajectories.log_weights()).abs()
+    inside = residual.clamp_max(limit)
+    return inside * (2.0 * residual - inside)
 
 
 def subtb_chunk(trajectories: Trajectories, log_twist: LogTwist, log_z: Tensor, chunk: int) -> Tensor:

@@ -103,7 +103,8 @@ class Trainer:
                 self.behaviours.smc(self.twist_log_r)
             states, log_r = self.behaviours.replay(config.batch)
         trajectories = score_states(self.learner.policy, states, self.surrogate(log_r))
-        loss = trajectory_balance(trajectories, self.learner.log_z).mean()
+        limit = self.config.optimiser.residual_limit
+        loss = trajectory_balance(trajectories, self.learner.log_z, limit).mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
         with torch.no_grad():
             at_ends = {n: self.twist_log_r(states[n], n) for n in self._chunk_ends()}

@@ -27,7 +27,7 @@ def test_exact_samples_stay_exact(step):
     x = state.x.double()
     assert after is scale and 0.12 < rate < 0.95
     moved = (state.x != before).any(-1).double().mean()
-    assert float(moved) > 0.9
+    assert float(moved) > 0.8
     # distribution functions: of exp(x), Gamma(2), at five quantiles; of the angle about x at five of a dense sample's
     q = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     e = x[:, :1].exp()

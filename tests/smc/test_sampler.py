@@ -66,7 +66,7 @@ def test_estimate_of_z_is_unbiased(name, target):
     values = torch.stack(estimates)
     assert_mean(values, expected)
     # the standard error is small enough to see a bias, and each case is what its name says
-    assert float(values[:, 0].std() / 400**0.5) < 0.06 * z
+    assert float(values[:, 0].std() / 400**0.5) < 0.09 * z
     assert (resampled > 100) == (name != "importance sampling")
     assert (zeros > 100) == (target is HALF)
 
