@@ -182,7 +182,10 @@ def _print_verdict(job: jobs.Job, metrics: dict) -> None:
     print(f"ESS {figure('ess', 100.0)} % of {figure('samples')} samples")
     print(f"log Z {figure('log_z_estimate')} by importance weights, {figure('log_z_learnt')} learnt")
     print(f"energy evaluations {figure('evaluations')}, of MD {figure('evaluations_md')}")
-    print(f"training {job.trainer.seconds:.0f} s; " + ", ".join(f"{k} {v:.0f} s" for k, v in job.timings.items() if "smc" not in k))
+    print(
+        f"training {job.trainer.seconds:.0f} s; "
+        + ", ".join(f"{k} {v:.0f} s" for k, v in job.timings.items() if "smc" not in k)
+    )
     print(f"results: {job.run.path}/report.html, samples.dcd with topology.pdb, weights.npz, metrics.json")
 
 

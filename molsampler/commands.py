@@ -12,9 +12,9 @@ import tyro
 
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
+from molsampler.molecules.reference_run import ReferenceSettings
 from molsampler.molecules.system import find_system_folder, load_molecule
 from molsampler.molecules.torch_energy import TorchEnergy
-from molsampler.molecules.reference_run import ReferenceSettings
 
 _TIMED_BATCH = 1024
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 class EvaluationCounter:
     """Counts energy evaluations (one conformation each) by purpose, whoever asked for them.
 
-    Purposes are free words; the package uses "setup", "md", "rollout", "smc", "local_moves" and "analysis". `non_finite`
+    Purposes are free words; the package uses "setup", "md", "rollout", "smc", "local_moves" and "analysis".
+    `non_finite`
     counts conformations whose energy was NaN or raised an exception in the backend, and was returned as +inf.
     """
 

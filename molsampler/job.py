@@ -75,7 +75,7 @@ class Job:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-# making a job ------------------------------------------------------------------------------------------------------------
+# making a job -------------------------------------------------------------------------------------------------------
 
 
 def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
@@ -84,16 +84,21 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
     molecule, energy, config = _foundations(config)
     generator = torch.Generator(config.device).manual_seed(config.train.seed)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
-    target, states, annealed = prepare_molecule(
-        molecule, energy, config.setup, config.train.anneal, generator,
-        device=config.device, compile=config.train.compile, say=say,
+    target, prefill = prepare_molecule(
+        molecule,
+        energy,
+        config.setup,
+        config.train.anneal,
+        generator,
+        device=config.device,
+        compile=config.train.compile,
+        say=say,
     )
     trainer = Trainer(target, config.train, generator, config.device)
-    trainer.behaviours.refill(states, annealed.log_z)
-    trainer.begin(annealed.log_z)
+    trainer.begin(prefill)
     say(
         f"prefill: {len(trainer.buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
-        f"{trainer.learner.process.prior_mismatch(states.x):.1e}"
+        f"{trainer.learner.process.prior_mismatch(prefill.state.x):.1e}"
     )
     trainer.plan()
     train = dataclasses.replace(config.train, warm_updates=trainer.warm_updates, updates=trainer.updates)
@@ -101,11 +106,11 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
     trainer.config = train
     job = Job(config, run, molecule, energy, target, trainer, say)
     job.timings["setup"] = time.perf_counter() - begun
-    header = f"molsampler {__version__}, resolved configuration; torch {torch.__version__}, {torch.get_num_threads()} threads"
-    write_text(run / "config.toml", to_toml(config, header))
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    write_text(run / "config.toml", to_toml(config, f"molsampler {__version__}, resolved configuration; {threads}"))
     say(
-        f"set-up took {job.timings['setup']:.0f} s; {trainer.warm_updates:,} updates of denoising and {trainer.updates:,} of "
-        f"trajectory balance follow, in {train.precision}"
+        f"set-up took {job.timings['setup']:.0f} s; {trainer.warm_updates:,} updates of denoising and "
+        f"{trainer.updates:,} of trajectory balance follow, in {train.precision}"
     )
     save(job)
     return job
@@ -149,7 +154,7 @@ def _foundations(config: RunConfig) -> tuple[Molecule, Energy, RunConfig]:
     return molecule, energy, config
 
 
-# training ----------------------------------------------------------------------------------------------------------------
+# training -----------------------------------------------------------------------------------------------------------
 
 
 def train(job: Job, progress: bool = True) -> bool:
@@ -157,9 +162,17 @@ def train(job: Job, progress: bool = True) -> bool:
     trainer, config = job.trainer, job.config.train
     every = max(trainer.total // max(config.evaluations, 1), 1)
     saved = time.perf_counter()
-    with _stopping(job), tqdm(
-        total=trainer.total, initial=trainer.done, desc="training", unit="update", disable=not progress, mininterval=1.0
-    ) as bar:
+    with (
+        _stopping(job),
+        tqdm(
+            total=trainer.total,
+            initial=trainer.done,
+            desc="training",
+            unit="update",
+            disable=not progress,
+            mininterval=1.0,
+        ) as bar,
+    ):
         while trainer.done < trainer.total and not job.stop:
             loss = trainer.update()
             bar.update()
@@ -202,8 +215,11 @@ class _stopping:
 def save(job: Job) -> None:
     """checkpoint.pt, atomically: everything to go on from."""
     state = {
-        "version": __version__, "config": dataclasses.asdict(job.config), "chart": job.target.chart.state_dict(),
-        "trainer": job.trainer.state_dict(), "timings": job.timings,
+        "version": __version__,
+        "config": dataclasses.asdict(job.config),
+        "chart": job.target.chart.state_dict(),
+        "trainer": job.trainer.state_dict(),
+        "timings": job.timings,
     }
     with atomic_path(job.run / "checkpoint.pt") as path:
         torch.save(state, path)
@@ -216,10 +232,12 @@ def _read_checkpoint(path: Path) -> dict:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it") from error
+        raise InputError(
+            f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it"
+        ) from error
 
 
-# sampling ----------------------------------------------------------------------------------------------------------------
+# sampling -----------------------------------------------------------------------------------------------------------
 
 
 def sample(job: Job, n: int | None = None, sampler: str | None = None, progress: bool = True) -> None:
@@ -234,8 +252,13 @@ def sample(job: Job, n: int | None = None, sampler: str | None = None, progress:
         if kind == "smc":
             trainer = job.trainer
             drawn, ancestors = sample_smc(
-                policy, lambda x, k: trainer.learner.log_twist(x, k, trainer.twist_log_r(x, k)), target.log_prob, n,
-                job.config.train.smc, generator, bar.update,
+                policy,
+                lambda x, k: trainer.learner.log_twist(x, k, trainer.twist_log_r(x, k)),
+                target.log_prob,
+                n,
+                job.config.train.smc,
+                generator,
+                bar.update,
             )
             job.timings["smc_distinct_ancestors"] = float(np.mean(ancestors))
         else:
@@ -248,7 +271,8 @@ def sample(job: Job, n: int | None = None, sampler: str | None = None, progress:
 
 
 def rescore(job: Job, drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,), float64."""
+    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,),
+    float64."""
     chart = Chart(job.molecule, dtype=torch.float64)
     chart.load_state_dict(job.target.chart.state_dict())
     z = drawn.x.double().cpu()
@@ -265,7 +289,7 @@ def rescore(job: Job, drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return positions.numpy(), potential.numpy(), log_r.numpy()
 
 
-# analysis ----------------------------------------------------------------------------------------------------------------
+# analysis -----------------------------------------------------------------------------------------------------------
 
 
 def find_reference(system: str) -> Reference | None:
@@ -284,8 +308,11 @@ def conclude(job: Job) -> dict:
 
     config, trainer = job.config, job.trainer
     subject = Subject(
-        name=job.molecule.name, temperature=job.molecule.temperature, input_positions=job.molecule.positions,
-        soft_quadruples=job.target.chart.soft_atoms.tolist(), minimise=minimise,
+        name=job.molecule.name,
+        temperature=job.molecule.temperature,
+        input_positions=job.molecule.positions,
+        soft_quadruples=job.target.chart.soft_atoms.tolist(),
+        minimise=minimise,
         details=[
             ("atoms", str(job.molecule.n_atoms)),
             ("coordinates", f"{job.target.chart.n_stiff} on the line, {job.target.chart.n_soft} circular torsions"),
@@ -294,7 +321,8 @@ def conclude(job: Job) -> dict:
             ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of trajectory balance"),
             ("training", f"{trainer.seconds / 60:.1f} min; set-up {job.timings.get('setup', 0):.0f} s"),
         ],
-        method=METHOD, command=f"python {' '.join(sys.argv)}",
+        method=METHOD,
+        command=f"python {' '.join(sys.argv)}",
     )
     counts = job.energy.counter
     figures: dict = {"log_z_learnt": float(trainer.learner.log_z.detach()), "training_seconds": trainer.seconds}
@@ -310,8 +338,8 @@ def conclude(job: Job) -> dict:
 
 METHOD = (
     "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network estimates "
-    "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm start on "
-    "states annealed from the prior, then trajectory balance on the policy's own rollouts, on replayed states and on what "
-    "sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an importance "
-    "weight, so that averages over the weighted samples are averages over the Boltzmann distribution."
+    "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
+    "start on states annealed from the prior, then trajectory balance on the policy's own rollouts, on replayed states "
+    "and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
+    "importance weight, so that averages over the weighted samples are averages over the Boltzmann distribution."
 )

@@ -22,7 +22,8 @@ SMC_RUNS = 64
 class Drawn:
     """Samples before their final energies are known.
 
-    x : (n, D) states; log_r : (n,) log R as the sampler saw it; log_ratio : (n,) float64, log R minus the log-weight, so that
+    x : (n, D) states; log_r : (n,) log R as the sampler saw it; log_ratio : (n,) float64, log R minus the
+    log-weight, so that
     a rescored log R' gives the log-weight log R' - log_ratio; group : (n,) SMC run of each sample, or None
     """
 
@@ -61,9 +62,12 @@ def sample_smc(
     generator: torch.Generator,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> tuple[Drawn, list[int]]:
-    """n particles from SMC_RUNS independent runs of equal size (n is rounded up); also distinct ancestors of each run."""
+    """n particles from SMC_RUNS independent runs of equal size (n is rounded up); also distinct ancestors of each
+    run."""
     if n < 2 * SMC_RUNS:
-        raise InputError(f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles")
+        raise InputError(
+            f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles"
+        )
     size = -(-n // SMC_RUNS)
     parts, ancestors = [], []
     for run in range(SMC_RUNS):

@@ -27,9 +27,7 @@ class StepMLP(nn.Module):
     embedding network; all samples of a slice share a step, so the tables are broadcast and never gathered by sample.
     """
 
-    def __init__(
-        self, n_in: int, n_out: int, n_steps: int, width: int, depth: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, n_in: int, n_out: int, n_steps: int, width: int, depth: int, generator: torch.Generator) -> None:
         super().__init__()
         self.first = linear(n_in, width, generator)
         self.hidden = nn.ModuleList(linear(width, width, generator) for _ in range(depth - 1))

@@ -1,7 +1,7 @@
 """The policy p_F: a learnt correction to the reversal of the reference process.
 
-For data N(0, I) x uniform the reversal of p_B is known: N(a_n x, 1 - a_n^2) on the line and WN(x, tau_n^2) on the circle.
-Tweedie's formula gives the mean for any data: with f_n = grad log (p_n / p_ref),
+For data N(0, I) x uniform the reversal of p_B is known: N(a_n x, 1 - a_n^2) on the line and WN(x, tau_n^2) on the
+circle. Tweedie's formula gives the mean for any data: with f_n = grad log (p_n / p_ref),
 
     E[x_{n+1} | x_n] = a_n x_n + (1 - a_n^2) / a_n f_n(x_n)        (line)
     E[x_{n+1} - x_n | x_n] = tau_n^2 f_n(x_n)                       (circle, unwrapped displacement)
@@ -46,9 +46,7 @@ class Policy(nn.Module):
         self.space = process.space
         self.log_var_range = config.log_var_range
         d = self.space.dim
-        self.network = StepMLP(
-            self.space.n_features, 2 * d, process.n_steps, config.width, config.depth, generator
-        )
+        self.network = StepMLP(self.space.n_features, 2 * d, process.n_steps, config.width, config.depth, generator)
         line = self.space.n_line
         drift_scale = torch.ones(process.n_steps, d)
         drift_scale[:, :line] = process.signal[:-1, None]

@@ -1,7 +1,7 @@
 """The noising process p_B: Ornstein-Uhlenbeck on the line, a wrapped random walk on the circle.
 
-Steps run as the sampler walks: n = 0 is the prior, n = N the data. On the line x_n = s_n x_N + sqrt(1 - s_n^2) e with signal
-s_n = cos(theta_n); on the circle x_n = x_N + sigma_n e, wrapped. Both kernels are Markov, so
+Steps run as the sampler walks: n = 0 is the prior, n = N the data. On the line x_n = s_n x_N + sqrt(1 - s_n^2) e
+with signal s_n = cos(theta_n); on the circle x_n = x_N + sigma_n e, wrapped. Both kernels are Markov, so
 p_B(x_n | x_{n+1}) = N(a_n x_{n+1}, 1 - a_n^2) with a_n = s_n / s_{n+1}, and WN(x_{n+1}, sigma_n^2 - sigma_{n+1}^2).
 """
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from molsampler.diffusion.space import MAX_CIRCLE_STD, Space
-
 
 Steps = int | Tensor
 """One step for all of x (B, D), or a LongTensor (S,) of steps, one for each slice of x (S, B, D)."""
@@ -46,7 +45,8 @@ class ScheduleConfig:
 class NoisingProcess(nn.Module):
     """The fixed backward kernel p_B on a Space, and its closed-form marginals given the data.
 
-    Buffers (float32): signal, sigma (N+1,); step_scale (N, D) = a_n on the line and 1 on the circle; step_log_var (N, D).
+    Buffers (float32): signal, sigma (N+1,); step_scale (N, D) = a_n on the line and 1 on the circle; step_log_var
+    (N, D).
     """
 
     def __init__(self, space: Space, config: ScheduleConfig) -> None:
@@ -102,7 +102,8 @@ class NoisingProcess(nn.Module):
     def prior_mismatch(self, x_data: Tensor) -> float:
         """Largest absolute difference of log density between the noised data at n = 0 and the prior, first order.
 
-        x_data : (M, D) data. On the line the noised marginal differs from N(0, 1) by s_0 mean and s_0^2 (var - 1), on the
+        x_data : (M, D) data. On the line the noised marginal differs from N(0, 1) by s_0 mean and s_0^2 (var - 1),
+        on the
         circle by the first Fourier mode 2 exp(-sigma_0^2 / 2) |E exp(i x)|. Returns the chi-square bound on the loss of
         ESS that these leave, summed over coordinates; it should be far below one.
         """

@@ -1,7 +1,7 @@
 """The space R^a x T^b on which diffusion happens, and the normal kernels that live on it.
 
-A state is a row (D,) with the a line coordinates first and the b angles, in radians, after them. On the line a kernel is a
-normal density, on the circle a wrapped normal; both have one mean and one log-variance a coordinate.
+A state is a row (D,) with the a line coordinates first and the b angles, in radians, after them. On the line a
+kernel is a normal density, on the circle a wrapped normal; both have one mean and one log-variance a coordinate.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ LOG_2PI = math.log(2.0 * math.pi)
 MAX_CIRCLE_STD = 3.5
 """Largest spread (radians) of a wrapped normal. Its density then differs from uniform by 0.4 %."""
 HARMONICS = 4
-"""Multiples of an angle that networks see. Without the third a network that sees 65 other numbers does not find the three
-wells of a methyl rotor at all: the largest single error of a first version, 0.8 of its 1.2 nats."""
+"""Multiples of an angle that networks see. Without the third a network that sees 65 other numbers does not find the
+three wells of a methyl rotor at all: the largest single error of a first version, 0.8 of its 1.2 nats."""
 _IMAGES = 3  # the nearest image left out is 7 pi away: 6.2 spreads of MAX_CIRCLE_STD, a relative error below 1e-7
 
 
@@ -96,8 +96,8 @@ def wrap_angle(angle: Tensor) -> Tensor:
 def log_wrapped_normal(delta: Tensor, log_var: Tensor) -> Tensor:
     """Elementwise log density of a wrapped normal at distance `delta` (radians) from its mean.
 
-    A sum over the nearest seven images, good to 1e-6 for every spread up to MAX_CIRCLE_STD; the images are summed relative
-    to the nearest one, so that narrow kernels do not underflow.
+    A sum over the nearest seven images, good to 1e-6 for every spread up to MAX_CIRCLE_STD; the images are summed
+    relative to the nearest one, so that narrow kernels do not underflow.
     """
     delta = wrap_angle(delta)
     precision = (-log_var).exp()

@@ -1,8 +1,8 @@
 """The twist log F_n(x): the learnt intermediate targets of SMC.
 
 log F_n = log p_ref(x) + [beta_n (log R(x) - log Z - log p_ref(x))] + network + log Z: at zero output, and without the
-partial energy in brackets, F_n is the reference marginal times Z. The network is regressed on the rest. Where the partial
-energy is used, log R is the bounded surrogate, so that F stays finite (DESIGN: twist).
+partial energy in brackets, F_n is the reference marginal times Z. The network is regressed on the rest. Where the
+partial energy is used, log R is the bounded surrogate, so that F stays finite (DESIGN: twist).
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Twist(nn.Module):
         self.space = process.space
         self.config = config
         self.n_steps = process.n_steps
-        self.network = StepMLP(
-            self.space.n_features, 1, process.n_steps, config.width, config.depth, generator
-        )
+        self.network = StepMLP(self.space.n_features, 1, process.n_steps, config.width, config.depth, generator)
 
     def beta(self, n: int) -> float:
         """Share of the energy in log F_n; 0 without the partial energy."""

@@ -18,8 +18,8 @@ class Energy(ABC):
     """A potential energy U of one molecule, evaluated for batches of conformations.
 
     Implementations provide `_evaluate`; counting, the handling of non-finite values and autograd live here, once.
-    A conformation whose energy is NaN, or for which the backend raised, has energy +inf and zero force. A clash is a large
-    finite energy or +inf; nothing is ever clipped.
+    A conformation whose energy is NaN, or for which the backend raised, has energy +inf and zero force. A clash is a
+    large finite energy or +inf; nothing is ever clipped.
     """
 
     def __init__(self, n_atoms: int) -> None:
@@ -30,7 +30,7 @@ class Energy(ABC):
     def _evaluate(self, positions: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:
         """positions: (B, N, 3) nm -> energies (B,) kJ/mol and, if asked for, forces (B, N, 3) kJ/mol/nm; no graph."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, most backends hold nothing
         """Release workers and devices. Safe to call twice."""
 
     def energy(self, positions: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Classical SMC from the prior to the target along a geometric path, with MALA moves and adaptive temperatures.
 
-Del Moral, Doucet and Jasra (2006); temperatures as in Jasra et al. (2011). It knows nothing of policy or twist: it fills the
-replay buffer before there is any policy, with every basin that the prior reaches and at the weight that the path gives it.
+Del Moral, Doucet and Jasra (2006); temperatures as in Jasra et al. (2011). It knows nothing of policy or twist: it
+fills the
+replay buffer before there is any policy, with every basin that the prior reaches and at the weight that the path
+gives it.
 """
 
 from __future__ import annotations
@@ -37,8 +39,14 @@ class AnnealConfig:
 
 @dataclass(frozen=True)
 class Annealed:
-    """state : particles at the target, equally weighted; log_z : estimate of log Z; betas : the path; acceptance : MALA's
-    at each temperature; distinct_ancestors : prior draws that have descendants; scale : MALA's, adapted."""
+    """state : particles at the target, equally weighted; log_z : estimate of log Z; betas : the path; acceptance :
+    MALA's at each temperature; distinct_ancestors : prior draws that have descendants; scale : MALA's, adapted.
+
+    explorers, explorer_log_w : the particles of the hottest temperature, moved along the same path without
+    resampling, and
+    their log-weights by annealed importance sampling (Neal 2001): the same measure, with as many particles in the rare
+    basins as the hot ensemble has there.
+    """
 
     state: ChainState
     log_z: float
@@ -46,6 +54,19 @@ class Annealed:
     acceptance: list[float]
     distinct_ancestors: int
     scale: MalaScale
+    explorers: ChainState
+    explorer_log_w: Tensor
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What training starts from. state : equally weighted states of R; log_z : estimate of log Z;
+    explorers, explorer_log_w : see `Annealed`."""
+
+    state: ChainState
+    log_z: float
+    explorers: ChainState
+    explorer_log_w: Tensor
 
 
 @torch.no_grad()
@@ -85,9 +106,16 @@ def annealed_smc(
         state, scale, rate = _move(log_prob_and_score, space, state, scale, beta, moves, generator)
         betas.append(beta)
         acceptance.append(rate)
+        if len(betas) == 1:
+            hot, hot_log_z, hot_scale = state, log_z, scale
         if on_temperature is not None:
             on_temperature(beta)
-    return Annealed(state, log_z, betas, acceptance, len(ancestors.unique()), scale)
+    log_w = torch.full((k,), hot_log_z, dtype=torch.float64, device=x.device)
+    for before, beta in zip(betas, betas[1:], strict=False):
+        log_w += (beta - before) * (hot.log_r.double() - space.log_prior(hot.x).double())
+        moves = config.moves if beta < 1.0 else config.last_moves
+        hot, hot_scale, _ = _move(log_prob_and_score, space, hot, hot_scale, beta, moves, generator)
+    return Annealed(state, log_z, betas, acceptance, len(ancestors.unique()), scale, hot, log_w)
 
 
 def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:

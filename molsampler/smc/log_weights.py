@@ -71,7 +71,8 @@ class LogWeights:
         return LogWeights(torch.where(self.log_w > -torch.inf, exponent * self.log_w, self.log_w))
 
     def tempering_exponent(self, gamma: float) -> float:
-        """The largest lambda in [0, 1] with ESS(w^lambda) >= gamma K, by bisection (Choi et al. 2025, adaptive tempering).
+        """The largest lambda in [0, 1] with ESS(w^lambda) >= gamma K, by bisection (Choi et al. 2025, adaptive
+        tempering).
 
         1 where the ESS is there already; 0 where fewer than gamma K weights are positive.
         """

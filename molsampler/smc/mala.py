@@ -1,7 +1,7 @@
 """Metropolis-adjusted Langevin moves on a Space, with a truncated drift and a step adapted to acceptance 0.574.
 
-Roberts and Tweedie (1996); the truncation keeps the chain geometrically ergodic where forces explode and, being the same
-function in both directions, leaves the target exactly invariant.
+Roberts and Tweedie (1996); the truncation keeps the chain geometrically ergodic where forces explode and, being the
+same function in both directions, leaves the target exactly invariant.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def mala(
 ) -> tuple[ChainState, MalaScale, float]:
     """n_steps of MALA on B chains at once, one evaluation each a step.
 
-    Returns the new state, the adapted scale and the mean acceptance. Chains start on the support (log_r finite); proposals
-    off it are rejected.
+    Returns the new state, the adapted scale and the mean acceptance. Chains start on the support (log_r finite);
+    proposals off it are rejected.
     """
     accepted = 0.0
     for _ in range(n_steps):
@@ -86,7 +86,8 @@ def mala(
 
 
 def _drift(score: Tensor, std: Tensor) -> Tensor:
-    """Half the squared spread times the score, shortened to at most _MAX_DRIFT spreads a coordinate (root mean square)."""
+    """Half the squared spread times the score, shortened to at most _MAX_DRIFT spreads a coordinate (root mean
+    square)."""
     noise_units = 0.5 * std * score
     size = noise_units.square().mean(-1, keepdim=True).sqrt()
     return std * noise_units * (_MAX_DRIFT / size.clamp_min(_MAX_DRIFT))

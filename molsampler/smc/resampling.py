@@ -1,7 +1,7 @@
 """Resamplers: pure functions (generator, weights, n) -> indices.
 
-weights : (K,) normalised, float64. A particle of zero weight is never picked: cumulative sums are float64, indices are found
-among the particles of positive weight only.
+weights : (K,) normalised, float64. A particle of zero weight is never picked: cumulative sums are float64, indices
+are found among the particles of positive weight only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 def systematic(generator: torch.Generator, weights: Tensor, n: int) -> Tensor:
-    """One uniform offset for n evenly spaced points; index (n,) int64, sorted. Particle k is picked n w_k times on average,
-    and never fewer than floor(n w_k) or more than ceil(n w_k) times."""
+    """One uniform offset for n evenly spaced points; index (n,) int64, sorted. Particle k is picked n w_k times on
+    average, and never fewer than floor(n w_k) or more than ceil(n w_k) times."""
     offset = torch.rand(1, generator=generator, dtype=torch.float64, device=weights.device)
     return _invert(weights, (torch.arange(n, dtype=torch.float64, device=weights.device) + offset) / n)
 

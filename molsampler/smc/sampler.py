@@ -4,8 +4,8 @@
     multiply the weights by F_end prod p_B / (F_start prod p_F)
     where ESS < kappa K and n < N: resample from a ~ w^lambda, keep w / (K a)
 
-The weights start at 1 from p_0 (F_0 = p_0), end at F_N = R and stay unnormalised, so their mean is an unbiased estimate of Z
-for every twist, kappa and lambda.
+The weights start at 1 from p_0 (F_0 = p_0), end at F_N = R and stay unnormalised, so their mean is an unbiased
+estimate of Z for every twist, kappa and lambda.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class SMCInfo:
 
 @dataclass(frozen=True)
 class Particles:
-    """x : (K, D) terminal states; log_r : (K,) log R(x); log_w : (K,) unnormalised log-weights, their mean estimates Z."""
+    """x : (K, D) terminal states; log_r : (K,) log R(x); log_w : (K,) unnormalised log-weights, their mean estimates
+    Z."""
 
     x: Tensor
     log_r: Tensor
@@ -103,9 +104,7 @@ def run_smc(
     return Particles(x, log_start, log_w), info
 
 
-def _propagate(
-    policy: Policy, x: Tensor, start: int, end: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _propagate(policy: Policy, x: Tensor, start: int, end: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Steps start..end-1 of the policy; the states reached and sum (log p_F - log p_B), (K,) float64."""
     log_ratio = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for n in range(start, end):

@@ -1,6 +1,7 @@
 """A molecule as a target: log R(z) = -beta U(x(z)) + log |det dx/dz| on the chart's support, -inf outside.
 
-The one place where molecules meets the sampler. With the torch energy, chart and energy are one graph, differentiated and
+The one place where molecules meets the sampler. With the torch energy, chart and energy are one graph,
+differentiated and
 compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative from autograd.
 """
 
@@ -18,7 +19,8 @@ from molsampler.molecules.torch_energy import TorchEnergy
 from molsampler.targets.target import Target
 
 SMALL_PIECE = 64
-"""Batches are cut into the energy's best pieces, what is left padded to those or to this: two sizes, compiled once each."""
+"""Batches are cut into the energy's best pieces, what is left padded to those or to this: two sizes, compiled once
+each."""
 
 
 class MoleculeTarget(Target):
@@ -46,7 +48,8 @@ class MoleculeTarget(Target):
 
     @torch.no_grad()
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log R (B,) and its gradient (B, D), one evaluation of the energy; the gradient is zero where log R is -inf."""
+        """log R (B,) and its gradient (B, D), one evaluation of the energy; the gradient is zero where log R is
+        -inf."""
         if not self._fused:
             log_r, score = super().log_prob_and_score(x)
             return log_r, score

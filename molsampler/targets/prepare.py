@@ -12,7 +12,7 @@ from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.langevin import Langevin
 from molsampler.molecules.molecule import Molecule
-from molsampler.smc.annealed import Annealed, AnnealConfig, annealed_smc
+from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.mala import ChainState
 from molsampler.targets.molecule import MoleculeTarget
 
@@ -45,10 +45,11 @@ def prepare_molecule(
     device: str = "cpu",
     compile: bool = True,
     say: Say = lambda text: None,
-) -> tuple[MoleculeTarget, ChainState, Annealed]:
-    """The target on its final chart, and equally weighted states of it that stand for R.
+) -> tuple[MoleculeTarget, Prefill]:
+    """The target on its final chart, and weighted states of it that stand for R.
 
-    MD from the input structure standardises a first chart. Annealed SMC from that chart's prior then reaches every basin,
+    MD from the input structure standardises a first chart. Annealed SMC from that chart's prior then reaches every
+    basin,
     knowing nothing of the molecule but its energy; the chart is standardised again on what it found, and log R of its
     particles computed again. (The integral of R is the same on both charts.)
     """
@@ -62,12 +63,19 @@ def prepare_molecule(
             f"annealing: {len(annealed.betas)} temperatures, log Z {annealed.log_z:.2f}, "
             f"{annealed.distinct_ancestors} of {anneal.particles} prior draws have descendants"
         )
-        positions = target.positions(annealed.state.x)
+        positions, hot = target.positions(annealed.state.x), target.positions(annealed.explorers.x)
         chart.fit(positions)
-        x = chart.from_cartesian(positions)
-        log_r, score = target.log_prob_and_score(x)
+        state, _ = _on_chart(target, positions)
+        explorers, inside = _on_chart(target, hot)
+    return target, Prefill(state, annealed.log_z, explorers, annealed.explorer_log_w[inside])
+
+
+def _on_chart(target: MoleculeTarget, positions: torch.Tensor) -> tuple[ChainState, torch.Tensor]:
+    """States (M, D) of positions (B, N, 3) on the target's chart, and which of the B are on its support."""
+    x = target.chart.from_cartesian(positions)
+    log_r, score = target.log_prob_and_score(x)
     inside = torch.isfinite(log_r)
-    return target, ChainState(x[inside], log_r[inside], score[inside]), annealed
+    return ChainState(x[inside], log_r[inside], score[inside]), inside
 
 
 def _short_md(
@@ -81,13 +89,15 @@ def _short_md(
         state = dynamics.start(start.expand(setup.chains, -1, -1).contiguous(), generator)
         state = dynamics.step(state, round(setup.burn_in / setup.timestep), generator)
         state = dynamics.step(
-            state, round(setup.length / setup.timestep), generator,
+            state,
+            round(setup.length / setup.timestep),
+            generator,
             on_frame=lambda done, s: frames.append(s.positions[~s.failed].clone()),
             frame_interval=max(round(setup.interval / setup.timestep), 1),
         )
     if bool(state.failed.all()):
         raise InputError(
-            f"every conformation of the short MD run of '{molecule.name}' reached a non-finite energy: the input structure "
-            "may have clashes; minimise it first, or use a smaller time step"
+            f"every conformation of the short MD run of '{molecule.name}' reached a non-finite energy: the input "
+            "structure may have clashes; minimise it first, or use a smaller time step"
         )
     return torch.cat(frames)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from molsampler.diffusion.trajectories import rollout
-from molsampler.smc.annealed import Annealed, AnnealConfig, annealed_smc
+from molsampler.smc.annealed import Prefill
 from molsampler.smc.mala import ChainState, MalaScale, mala
 from molsampler.smc.sampler import SMCInfo, run_smc
 from molsampler.targets.target import Target
@@ -21,7 +21,8 @@ from molsampler.training.learner import Learner
 class Surrogate:
     """The one bounded stand-in for exploding energies, used in TB and in the twist and nowhere else.
 
-    Above `knee` it is log R itself; below it bends, monotone and smooth, towards knee - cap, which also stands for R = 0.
+    Above `knee` it is log R itself; below it bends, monotone and smooth, towards knee - cap, which also stands for R
+    = 0.
     """
 
     def __init__(self, knee: float, cap: float) -> None:
@@ -67,34 +68,50 @@ class Behaviours:
     ) -> None:
         self.target, self.learner, self.buffer = target, learner, buffer
         self.config: BehaviourConfig = config.behaviour
+        self.explored = ReplayBuffer(
+            self.config.explore_capacity, target.space.dim, self.config.explore_gamma, device=buffer.x.device
+        )
         self.smc_config = config.smc
         self.generator = generator
         self.scale: MalaScale | None = None
         self.report = SMCReport()
 
-    def prefill(self, config: AnnealConfig, on_temperature=None) -> Annealed:
-        """Annealed SMC from the prior, then MALA chains from its particles; all of it into the buffer.
+    def prefill(self, start: Prefill) -> None:
+        """MALA chains from annealed states: each frame of K equally weighted chains is a batch with weight Z a
+        state, each frame of the explorers one with their own weights."""
+        equal = torch.full_like(start.state.log_r, start.log_z, dtype=torch.float64)
+        self._chains(start.state, equal, self.buffer)
+        self._chains(start.explorers, start.explorer_log_w, self.explored)
 
-        Every frame of K chains is a batch of K with the annealing's estimate of Z.
-        """
-        with self.target.counter.purpose("prefill"):
-            annealed = annealed_smc(
-                self.target.log_prob_and_score, self.target.space, config, self.generator, on_temperature
-            )
-            self.refill(annealed.state, annealed.log_z)
-        return annealed
-
-    def refill(self, state: ChainState, log_z: float) -> None:
-        """Run MALA from equally weighted states that stand for R, and store its frames with weight Z."""
+    def _chains(self, state: ChainState, log_w: Tensor, buffer: ReplayBuffer) -> None:
         self.scale = MalaScale(MalaScale.from_scores(state.score).scale, 0.8)
-        log_w = torch.full_like(state.log_r, log_z)
         with self.target.counter.purpose("prefill"):
-            for _ in range(self.config.prefill_frames):
+            for _ in range(min(self.config.prefill_frames, max(buffer.capacity // len(state.x), 1))):
                 state, self.scale, _ = mala(
-                    self.target.log_prob_and_score, self.target.space, state, self.scale,
-                    self.config.prefill_steps, self.generator,
+                    self.target.log_prob_and_score,
+                    self.target.space,
+                    state,
+                    self.scale,
+                    self.config.prefill_steps,
+                    self.generator,
                 )
-                self.buffer.add(state.x, state.log_r, state.score, log_w)
+                buffer.add(state.x, state.log_r, state.score, log_w)
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """n states to train on, x (n, D), log R (n,) and score (n, D), in random order.
+
+        A share comes from the explored states, whose weights are tempered further, so that rare basins are never
+        forgotten.
+        """
+        rare = round(self.config.explore_share * n) if len(self.explored) else 0
+        batches = [self.buffer.draw(n - rare, self.generator)]
+        if rare:
+            batches.append(self.explored.draw(rare, self.generator))
+        order = torch.randperm(n, generator=self.generator, device=batches[0].x.device)
+        x, log_r, score = (
+            torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "log_r", "score")
+        )
+        return x, log_r, score
 
     def on_policy(self, n: int) -> tuple[Tensor, Tensor]:
         """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights."""
@@ -106,8 +123,8 @@ class Behaviours:
 
     def replay(self, n: int) -> tuple[Tensor, Tensor]:
         """n states from the buffer, noised to trajectories (N+1, n, D), with their log R (n,)."""
-        batch = self.buffer.draw(n, self.generator)
-        return self.learner.process.sample_path(batch.x, self.generator), batch.log_r
+        x, log_r, _ = self.draw(n)
+        return self.learner.process.sample_path(x, self.generator), log_r
 
     def smc(self, twist_log_r) -> None:
         """One SMC run; its terminal states enter the buffer with their unnormalised weights."""
@@ -120,8 +137,12 @@ class Behaviours:
 
         with self.target.counter.purpose("smc"):
             particles, info = run_smc(
-                self.learner.policy, lambda x, n: self.learner.log_twist(x, n, twist_log_r(x, n)), log_prob,
-                self.config.smc_particles, self.smc_config, self.generator,
+                self.learner.policy,
+                lambda x, n: self.learner.log_twist(x, n, twist_log_r(x, n)),
+                log_prob,
+                self.config.smc_particles,
+                self.smc_config,
+                self.generator,
             )
         if bool(torch.isnan(particles.log_w).any()) or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
@@ -143,8 +164,12 @@ class Behaviours:
             scale = self.scale or MalaScale.from_scores(parents.score)
             with self.target.counter.purpose("local_moves"):
                 state, self.scale, _ = mala(
-                    self.target.log_prob_and_score, self.target.space, state, scale,
-                    self.config.moves_steps, self.generator,
+                    self.target.log_prob_and_score,
+                    self.target.space,
+                    state,
+                    scale,
+                    self.config.moves_steps,
+                    self.generator,
                 )
             x, log_r, score = state.x, state.log_r, state.score
         self.buffer.add_descendants(parents, [(x, log_r, score)])

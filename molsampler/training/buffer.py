@@ -27,7 +27,8 @@ class Batch:
 class ReplayBuffer:
     """First in, first out; states are drawn with probability proportional to the tempered stored weight.
 
-    Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised weights: the
+    Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised
+    weights: the
     unnormalised w_k itself. Batches of every kind and size then estimate the same unnormalised measure, R.
 
     capacity : states kept; gamma : tempering goal; refresh : draws between two updates of lambda
@@ -49,10 +50,11 @@ class ReplayBuffer:
         return self.size
 
     def add(self, x: Tensor, log_r: Tensor, score: Tensor, log_w: Tensor) -> int:
-        """Store states (B, D) with log R (B,), score (B, D) and unnormalised log-weight (B,); returns how many were kept.
+        """Store states (B, D) with log R (B,), score (B, D) and unnormalised log-weight (B,); returns how many were
+        kept.
 
-        Particles of zero weight are counted by their batch in K_m and need no room; a row with any NaN or infinity besides
-        is rejected and counted, and never enters.
+        Particles of zero weight are counted by their batch in K_m and need no room; a row with any NaN or infinity
+        besides is rejected and counted, and never enters.
         """
         alive = log_w > -torch.inf
         good = torch.isfinite(log_w) & torch.isfinite(log_r) & torch.isfinite(x).all(-1) & torch.isfinite(score).all(-1)
@@ -86,9 +88,10 @@ class ReplayBuffer:
     def add_descendants(self, parents: Batch, frames: list[tuple[Tensor, Tensor, Tensor]]) -> int:
         """Store what local moves made of M drawn parents: F frames of (x, log_r, score), in the parents' order.
 
-        The M parents estimate the measure of all S stored states with weights w / (M a). Their descendants are stored as one
-        batch of M particles, so with mass M / S of that: w / (S a), shared among the F frames. (Stored with the full mass,
-        every round of moves would double the buffer's total and starve the batches that come after it.)
+        The M parents estimate the measure of all S stored states with weights w / (M a). Their descendants are
+        stored as one
+        batch of M particles, so with mass M / S of that: w / (S a), shared among the F frames. (Stored with the full
+        mass, every round of moves would double the buffer's total and starve the batches that come after it.)
         """
         log_w = parents.log_w - parents.log_a - math.log(self.size) - math.log(len(frames))
         return sum(self.add(x, log_r, score, log_w) for x, log_r, score in frames)
@@ -103,7 +106,11 @@ class ReplayBuffer:
         names = ("x", "score", "log_r", "log_w")
         state = {name: getattr(self, name)[:n].clone() for name in names}
         return state | {
-            "size": n, "head": self.head, "rejected": self.rejected, "draws": self._draws, "exponent": self.exponent,
+            "size": n,
+            "head": self.head,
+            "rejected": self.rejected,
+            "draws": self._draws,
+            "exponent": self.exponent,
         }
 
     def load_state_dict(self, state: dict) -> None:

@@ -45,6 +45,8 @@ class BehaviourConfig:
     moves : "mala", or "md" where the target offers it; moves_parents, moves_steps : states drawn, steps each
     capacity, gamma : of the replay buffer
     prefill_frames, prefill_steps : frames kept of the prefill's chains and MALA steps between two
+    explore_share : share of training states drawn from the annealing's explorers, by weights tempered to an ESS of
+        explore_gamma; explore_capacity : how many of those are kept
     """
 
     batch: int = 256
@@ -60,6 +62,9 @@ class BehaviourConfig:
     gamma: float = 0.05
     prefill_frames: int = 16
     prefill_steps: int = 10
+    explore_share: float = 0.05
+    explore_gamma: float = 0.5
+    explore_capacity: int = 30_000
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from molsampler.training.config import OptimiserConfig, TrainConfig
 class Learner:
     """Everything that training changes, on one device.
 
-    policy, twist : modules; log_z : learnt scalar (); averaged : the policy's exponentially averaged parameters, which sample
-    skipped : updates that were not made, by reason
+    policy, twist : modules; log_z : learnt scalar (); averaged : the policy's exponentially averaged parameters,
+    which sample skipped : updates that were not made, by reason
     """
 
     def __init__(self, space: Space, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
@@ -123,8 +123,12 @@ class Learner:
 
     def state_dict(self) -> dict:
         return {
-            "policy": self.policy.state_dict(), "twist": self.twist.state_dict(), "log_z": self.log_z.detach(),
-            "averaged": self.averaged, "averaged_over": self._averaged_over, "skipped": dict(self.skipped),
+            "policy": self.policy.state_dict(),
+            "twist": self.twist.state_dict(),
+            "log_z": self.log_z.detach(),
+            "averaged": self.averaged,
+            "averaged_over": self._averaged_over,
+            "skipped": dict(self.skipped),
             "policy_optimiser": self.policy_optimiser.state_dict(),
             "twist_optimiser": self.twist_optimiser.state_dict(),
             "log_z_optimiser": self.log_z_optimiser.state_dict(),
@@ -147,7 +151,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def faster_precision(device: str = "cpu") -> str:
-    """"bfloat16" where this processor multiplies it at least 1.3 times as fast as float32, by a quick measurement."""
+    """ "bfloat16" where this processor multiplies it at least 1.3 times as fast as float32, by a quick measurement."""
 
     def seconds(dtype: torch.dtype) -> float:
         a, b = torch.ones(4096, 256, dtype=dtype, device=device), torch.ones(256, 256, dtype=dtype, device=device)

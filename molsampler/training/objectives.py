@@ -18,7 +18,8 @@ from molsampler.smc.sampler import LogTwist
 def trajectory_balance(trajectories: Trajectories, log_z: Tensor, limit: float = math.inf) -> Tensor:
     """(log Z - log w)^2, (B,) (Malkin et al. 2022); `log_r` of the trajectories must be finite (the bounded surrogate).
 
-    limit : residuals beyond it count linearly, 2 limit |residual| - limit^2 (Huber), so that one clash among the rollouts
+    limit : residuals beyond it count linearly, 2 limit |residual| - limit^2 (Huber), so that one clash among the
+    rollouts
         does not outweigh the rest of its batch
     """
     residual = (log_z - trajectories.log_weights()).abs()
@@ -29,7 +30,8 @@ def trajectory_balance(trajectories: Trajectories, log_z: Tensor, limit: float =
 def subtb_chunk(trajectories: Trajectories, log_twist: LogTwist, log_z: Tensor, chunk: int) -> Tensor:
     """SubTB over chunks and tails, averaged to one scalar; trains the twist, everything else is detached.
 
-    With C = N / chunk: the discrepancies of the C chunks [kL, (k+1)L] and of the C tails [kL, N], each tail divided by its
+    With C = N / chunk: the discrepancies of the C chunks [kL, (k+1)L] and of the C tails [kL, N], each tail divided
+    by its
     number of chunks, squared; the mean of these 2C squares (Choi et al. 2025; Madan et al. 2023). F_0 = Z p_0, F_N = R.
     """
     states = trajectories.states
@@ -52,8 +54,10 @@ class ControlVariate:
     """Optimal mixing of the two unbiased regression targets for f_n = grad log (p_n / p_ref), coordinate by coordinate.
 
     Denoising score matching regresses on A = grad log p(x_n | x_N) - grad log p_ref, target score matching on
-    B = grad log R(x_N) / s_n - grad log p_ref (De Bortoli et al. 2024, arXiv 2402.08667); both have mean f_n given x_n. A
-    mixture A + r W with W = m_n (B - A), m_n = s_n^2 on the line and 1 on the circle, has the same mean for every r and the
+    B = grad log R(x_N) / s_n - grad log p_ref (De Bortoli et al. 2024, arXiv 2402.08667); both have mean f_n given
+    x_n. A
+    mixture A + r W with W = m_n (B - A), m_n = s_n^2 on the line and 1 on the circle, has the same mean for every r
+    and the
     least variance at r = -E[A W] / E[W^2], tracked here as running means. For a standard normal target r = 1 makes the
     regression target exact: no noise is left.
     """
@@ -82,14 +86,18 @@ class ControlVariate:
 
 
 def denoising(
-    policy: Policy, x_data: Tensor, score: Tensor | None, mix: Callable[[Tensor, Tensor], Tensor] | None,
+    policy: Policy,
+    x_data: Tensor,
+    score: Tensor | None,
+    mix: Callable[[Tensor, Tensor], Tensor] | None,
     generator: torch.Generator,
 ) -> Tensor:
     """Denoising loss of every step, (N,), on data noised in closed form: a scalar mean over (N,) trains the policy.
 
-    x_data : (N, B, D) data states, a batch of its own for every step; score : the same shape, grad log R(x_data), or None;
-    mix : `ControlVariate.mix`, or None for plain denoising.
-    The mean is regressed on the control-variate target (on the sampled displacement without scores), the log-variance on the
+    x_data : (N, B, D) data states, a batch of its own for every step; score : the same shape, grad log R(x_data), or
+    None; mix : `ControlVariate.mix`, or None for plain denoising.
+    The mean is regressed on the control-variate target (on the sampled displacement without scores), the
+    log-variance on the
     sampled next state; both in the metric of -log p_F, so that its minimum is the forward-KL projection.
     """
     process, space = policy.process, policy.space

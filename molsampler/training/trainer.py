@@ -12,6 +12,7 @@ from torch import Tensor
 
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout, score_states
+from molsampler.smc.annealed import Prefill
 from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.mala import MalaScale
 from molsampler.targets.target import Target
@@ -34,9 +35,7 @@ class Trainer:
     def __init__(self, target: Target, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
         self.target, self.config, self.generator = target, config, generator
         self.learner = Learner(target.space, config, generator, device)
-        self.buffer = ReplayBuffer(
-            config.behaviour.capacity, target.space.dim, config.behaviour.gamma, device=device
-        )
+        self.buffer = ReplayBuffer(config.behaviour.capacity, target.space.dim, config.behaviour.gamma, device=device)
         self.behaviours = Behaviours(target, self.learner, self.buffer, config, generator)
         n = config.schedule.n_steps
         self.control_variate = ControlVariate(n, target.space.dim)
@@ -55,10 +54,11 @@ class Trainer:
     def phase(self) -> str:
         return "denoising" if self.done < self.warm_updates else "trajectory balance"
 
-    def begin(self, log_z: float) -> None:
-        """Set log Z and the surrogate's knee from the prefilled buffer."""
+    def begin(self, start: Prefill) -> None:
+        """Prefill the buffers; set log Z and the surrogate's knee from what is in them."""
+        self.behaviours.prefill(start)
         with torch.no_grad():
-            self.learner.log_z.fill_(log_z)
+            self.learner.log_z.fill_(start.log_z)
         log_r = self.buffer.log_r[: len(self.buffer)]
         self.surrogate.knee = float(torch.quantile(log_r[-16384:], 0.01)) - self.config.surrogate_margin
 
@@ -85,8 +85,8 @@ class Trainer:
     def _denoise(self, share: float) -> float:
         n = self.config.schedule.n_steps
         size = max(self.config.behaviour.warm_batch // n, 1)
-        batch = self.buffer.draw(n * size, self.generator)
-        x, score = (part.unflatten(0, (n, size)) for part in (batch.x, batch.score))
+        x, _, score = self.behaviours.draw(n * size)
+        x, score = x.unflatten(0, (n, size)), score.unflatten(0, (n, size))
         losses = denoising(self.learner.policy, x, score, self.control_variate.mix, self.generator)
         loss = losses.mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.warm_rate, with_log_z=False)
@@ -109,7 +109,9 @@ class Trainer:
         with torch.no_grad():
             at_ends = {n: self.twist_log_r(states[n], n) for n in self._chunk_ends()}
         twist_loss = subtb_chunk(
-            trajectories, lambda x, n: self.learner.log_twist(x, n, at_ends[n]), self.learner.log_z,
+            trajectories,
+            lambda x, n: self.learner.log_twist(x, n, at_ends[n]),
+            self.learner.log_z,
             self.config.smc.chunk,
         )
         self.learner.step_twist(twist_loss, share * self.config.optimiser.twist_rate)
@@ -131,8 +133,8 @@ class Trainer:
     def plan(self) -> tuple[float, float]:
         """Turn the budget in minutes into numbers of updates, once; returns seconds an update of the two phases.
 
-        Both kinds of update run a few times, on a state that is put back afterwards. Where the configuration gives numbers,
-        they stand.
+        Both kinds of update run a few times, on a state that is put back afterwards. Where the configuration gives
+        numbers, they stand.
         """
         if self.config.warm_updates or self.config.updates:
             return math.nan, math.nan
@@ -163,7 +165,8 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """One row of metrics.csv: figures of the averaged policy on fresh samples, and what happened since the last row."""
+        """One row of metrics.csv: figures of the averaged policy on fresh samples, and what happened since the last
+        row."""
         n = self.config.evaluation_samples
         states, log_ratio = self.learner.with_averaged(lambda policy: rollout(policy, n, self.generator))
         with self.target.counter.purpose("rollout"):
@@ -176,23 +179,31 @@ class Trainer:
         smc, self.behaviours.report = self.behaviours.report, SMCReport()
         counter = self.target.counter
         row = {
-            "update": self.done, "seconds": round(self.seconds, 2), "phase": self.phase,
+            "update": self.done,
+            "seconds": round(self.seconds, 2),
+            "phase": self.phase,
             "denoising_loss": self.last_loss if self.done <= self.warm_updates else math.nan,
             "loss": self.last_loss if self.done > self.warm_updates else math.nan,
             "twist_loss": self.last_twist_loss,
             "elbo": float(log_w[inside].mean()) if bool(inside.any()) else math.nan,
             "elbo_median": float(log_w[inside].median()) if bool(inside.any()) else math.nan,
-            "ess": weights.ess_fraction, "log_z": float(self.learner.log_z),
-            "log_z_estimate": weights.log_mean, "outside_support": 1.0 - float(inside.double().mean()),
-            "replay_lambda": self.buffer.exponent, "replay_size": len(self.buffer),
+            "ess": weights.ess_fraction,
+            "log_z": float(self.learner.log_z),
+            "log_z_estimate": weights.log_mean,
+            "outside_support": 1.0 - float(inside.double().mean()),
+            "replay_lambda": self.buffer.exponent,
+            "replay_size": len(self.buffer),
             "replay_rejected": self.buffer.rejected,
-            "smc_runs": smc.runs, "smc_collapsed": smc.collapsed,
+            "smc_runs": smc.runs,
+            "smc_collapsed": smc.collapsed,
             "smc_resampled_at": " ".join(f"{k}:{v}" for k, v in sorted(smc.resampled.items())),
             "resampling_steps": sum(smc.resampled.values()) / smc.runs if smc.runs else math.nan,
-            "smc_lambda": _mean(smc.exponents), "distinct_ancestors": _mean(smc.ancestors),
+            "smc_lambda": _mean(smc.exponents),
+            "distinct_ancestors": _mean(smc.ancestors),
             "smc_log_z": _mean(smc.log_z),
             "skipped": sum(self.learner.skipped.values()),
-            "energy_evaluations": counter.total, "evaluations_non_finite": counter.non_finite,
+            "energy_evaluations": counter.total,
+            "evaluations_non_finite": counter.non_finite,
         }
         for word in ("md", "prefill", "rollout", "smc", "local_moves", "analysis"):
             row[f"evaluations_{word}"] = counter.by_purpose.get(word, 0)
@@ -204,19 +215,27 @@ class Trainer:
         """Tensors and plain Python only, so that torch.load(weights_only=True) reads it."""
         scale = self.behaviours.scale
         return {
-            "learner": _copy(self.learner.state_dict()), "buffer": self.buffer.state_dict(),
-            "control_variate": _copy(self.control_variate.state_dict()), "counter": self.target.counter.state_dict(),
-            "generator": self.generator.get_state(), "knee": self.surrogate.knee,
+            "learner": _copy(self.learner.state_dict()),
+            "buffer": self.buffer.state_dict(),
+            "explored": self.behaviours.explored.state_dict(),
+            "control_variate": _copy(self.control_variate.state_dict()),
+            "counter": self.target.counter.state_dict(),
+            "generator": self.generator.get_state(),
+            "knee": self.surrogate.knee,
             "scale": None if scale is None else {"scale": scale.scale, "step": scale.step},
             "smc": asdict(self.behaviours.report),
-            "done": self.done, "seconds": self.seconds, "last_loss": self.last_loss,
+            "done": self.done,
+            "seconds": self.seconds,
+            "last_loss": self.last_loss,
             "last_twist_loss": self.last_twist_loss,
-            "warm_updates": self.warm_updates, "updates": self.updates,
+            "warm_updates": self.warm_updates,
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.learner.load_state_dict(state["learner"])
         self.buffer.load_state_dict(state["buffer"])
+        self.behaviours.explored.load_state_dict(state["explored"])
         self.control_variate.load_state_dict(_copy(state["control_variate"]))
         self.target.counter.load_state_dict(state["counter"])
         self.generator.set_state(state["generator"])

@@ -48,14 +48,14 @@ CASES = {
     ("name", "target"), [*((name, HALF) for name in CASES), ("tempering", TARGET)], ids=[*CASES, "tempering, no zeros"]
 )
 def test_estimate_of_z_is_unbiased(name, target):
-    """The mean over 400 runs of 40 particles is Z within 4.5 standard errors (by chance beyond: 7e-6 a mean), and so
+    """The mean over 400 runs of 80 particles is Z within 4.5 standard errors (by chance beyond: 7e-6 a mean), and so
     are the unnormalised means of two functions on the target."""
     config, policy, generator = CASES[name], bad_policy(), seeded(2)
     exact = target.sample(seeded(3), 200_000).double()
     moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)
     estimates, resampled, zeros = [], 0, 0
     for _ in range(400):
-        particles, info = run_smc(policy, bad_twist, target.log_prob, 40, config, generator)
+        particles, info = run_smc(policy, bad_twist, target.log_prob, 80, config, generator)
         w = particles.weights.log_w.exp()
         f = torch.stack([torch.ones_like(w), particles.x[:, 0], particles.x[:, 1].cos()], 1)
         estimates.append((w[:, None] * f).mean(0))

@@ -218,8 +218,8 @@ def test_denoising_gradient_points_uphill_elsewhere(name, with_score, mixing):
         getattr(policy, name).add_(0.3)
     index = ["slope", "bias", "log_var"].index(name)
     z = standard_errors(gradients(policy, with_score, mixing, repeats=20), 0.0)[index]
-    # on the circle the first kernels are all but uniform, and little pulls
-    assert float(z[:, :2].min()) > 3.0 and float(z[-1, 2]) > 3.0
+    # on the circle 0.3 of a drift is little beside the width of the kernels, and the first kernels are all but uniform
+    assert float(z[:, :2].min()) > 3.0 and (name != "log_var" or float(z[1:, 2].min()) > 3.0)
 
 
 def test_scores_change_the_noise_of_the_gradient_and_not_its_mean():
