@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,47 +14,46 @@ import tyro
 
 from molsampler import job as jobs
 from molsampler.analysis.run_directory import RunDirectory
+from molsampler.commands import check, reference
 from molsampler.config_file import read_toml
 from molsampler.errors import InputError
 from molsampler.job import RunConfig
 from molsampler.molecules.backend import check_device
-from molsampler.presets import PRESETS, preset
+from molsampler.presets import preset
 
 PresetName = Literal["smoke", "cpu", "long", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What every training run takes.
-
-    preset: smoke, cpu (15 minutes on two cores), long (60 minutes) or paper (for a large GPU).
-    config: a TOML file whose values replace the preset's; see config.toml of any run.
-    out: run directory; by default runs/ and the system's name.
-    seed: of everything random.
-    minutes: training time, warm start included; set-up and sampling come on top.
-    samples: number of samples drawn at the end.
-    sampler: plain importance sampling with the policy, or SMC with the twist.
-    device: where networks and torch energy live, such as cpu or cuda.
-    platform: OpenMM's platform for the energy in training; naming one takes the OpenMM bridge instead of torch kernels.
-    threads: of torch on the CPU, 0 for all cores.
-    resume: go on from the checkpoint in the run directory, with its configuration.
-    overwrite: replace the run that the directory holds.
-    quiet: no progress bars.
-    """
+    """Train on a molecule, draw weighted samples and analyse them; the results are in the run directory."""
 
     preset: PresetName = "cpu"
+    """smoke (a minute), cpu (15 minutes of training on two cores), long (60 minutes), paper (for a large GPU)."""
     config: Path | None = None
+    """A TOML file whose values replace the preset's; the config.toml of any run is one."""
     out: Path | None = None
+    """The run directory; by default runs/ and the system's name."""
     seed: int | None = None
+    """Of everything random."""
     minutes: float | None = None
+    """Training time, warm start included; set-up and sampling come on top."""
     samples: int | None = None
+    """Number of samples drawn at the end."""
     sampler: Literal["policy", "smc"] | None = None
+    """Plain importance sampling with the policy, or sequential Monte Carlo with the twist."""
     device: str | None = None
+    """Where networks and torch energy live: cpu, cuda."""
     platform: str | None = None
+    """OpenMM platform for the energy in training; naming one takes OpenMM instead of the torch kernels."""
     threads: int | None = None
+    """Threads of torch on the CPU, 0 for all cores."""
     resume: bool = False
+    """Go on from the checkpoint in the run directory, with its configuration."""
     overwrite: bool = False
+    """Replace the run that the directory holds."""
     quiet: bool = False
+    """No progress bars."""
 
     def resolve(self, system: str) -> RunConfig:
         """The run's configuration: preset, then file, then flags."""
@@ -72,13 +72,24 @@ class Options:
             for name in ("samples", "sampler", "device", "platform", "threads")
             if (value := getattr(self, name)) is not None
         }
-        if self.samples is not None and self.samples < 1:
-            raise InputError(f"--samples {self.samples} is not usable: give a positive number")
         if self.platform is not None:
             named["backend"] = "openmm"
         config = dataclasses.replace(config, train=train, **named)
-        check_device(config.device)
+        _check(config)
         return config
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse what would only fail once the training is over, or after --overwrite has removed the old run."""
+    minutes = config.train.minutes
+    if not (config.train.warm_updates or config.train.updates or minutes > 0):
+        raise InputError(f"minutes = {minutes} is not usable: give a positive number of minutes")
+    if config.threads < 0:
+        raise InputError(f"threads = {config.threads} is not usable: give a positive number, or 0 for all cores")
+    check_samples(config.samples, config.sampler)
+    check_device(config.device)
+    check_platform(config.platform)
+    load_molecule(config.system)
 
 
 def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
@@ -94,44 +105,51 @@ def sample(
     quiet: bool = False,
 ) -> None:
     """Draw n new samples from a trained run and analyse them, replacing the samples that it holds."""
-    directory = RunDirectory.claim(run, resume=True)
-    job = jobs.resume(directory, _printer(quiet))
-    if seed is not None:
-        job.config = dataclasses.replace(job.config, train=dataclasses.replace(job.config.train, seed=seed))
-    jobs.sample(job, n, sampler, progress=not quiet)
-    _print_verdict(job, jobs.conclude(job))
+    check_samples(n, sampler)
+    with _resumed(run, quiet) as job:
+        if seed is not None:
+            job.config = dataclasses.replace(job.config, train=dataclasses.replace(job.config.train, seed=seed))
+        jobs.sample(job, n, sampler, progress=not quiet)
+        _print_verdict(job, jobs.conclude(job))
 
 
 def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> None:
     """Draw the pictures and write metrics.json and report.html again from the samples of a run."""
-    job = jobs.resume(RunDirectory.claim(run, resume=True), _printer(quiet))
-    _print_verdict(job, jobs.conclude(job))
+    with _resumed(run, quiet) as job:
+        _print_verdict(job, jobs.conclude(job))
+
+
+@contextmanager
+def _resumed(run: Path, quiet: bool) -> Iterator[jobs.Job]:
+    """The job of a run directory, which is held for as long."""
+    directory = RunDirectory.claim(run, resume=True)
+    try:
+        job = jobs.resume(directory, _printer(quiet))
+        try:
+            yield job
+        finally:
+            job.energy.close()
+    finally:
+        directory.release()
 
 
 def run_aldp(arguments: Sequence[str] | None = None) -> int:
-    """`scripts/run_aldp.py`: the same as `molsampler train aldp`."""
-    return _guarded(lambda options: _run("aldp", options), Options, arguments, "run_aldp.py")
+    """`scripts/run_aldp.py`: the same as `molsampler train aldp`; returns the exit status."""
+    return _guarded("run_aldp.py", lambda: _run("aldp", tyro.cli(Options, args=arguments, prog="run_aldp.py")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `molsampler` command; returns the exit status."""
-    from molsampler.commands import check, reference
-
     commands = {"train": train, "sample": sample, "analyse": analyse, "reference": reference, "check": check}
     return _guarded(
-        lambda call: call(), tyro.extras.subcommand_type_from_defaults, arguments, "molsampler", commands=commands
+        "molsampler", lambda: tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="molsampler")
     )
 
 
-def _guarded(
-    act: Callable, kind, arguments: Sequence[str] | None, program: str, commands: dict[str, Callable] | None = None
-) -> int:
-    """Parse and act; InputError becomes its sentence on standard error and status 2."""
+def _guarded(program: str, act: Callable[[], object]) -> int:
+    """Run; an InputError becomes its sentence on standard error and status 2."""
     try:
-        if commands is not None:
-            tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog=program)
-        else:
-            act(tyro.cli(kind, args=arguments, prog=program))
+        act()
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -187,6 +205,3 @@ def _print_verdict(job: jobs.Job, metrics: dict) -> None:
         + ", ".join(f"{k} {v:.0f} s" for k, v in job.timings.items() if "smc" not in k)
     )
     print(f"results: {job.run.path}/report.html, samples.dcd with topology.pdb, weights.npz, metrics.json")
-
-
-assert set(PRESETS) == set(PresetName.__args__)

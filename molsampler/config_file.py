@@ -30,7 +30,7 @@ def _table(config: Any, path: tuple[str, ...], lines: list[str]) -> None:
         if dataclasses.is_dataclass(value):
             nested.append((field.name, value))
         elif value is not None:
-            lines.append(f"{field.name} = {json.dumps(value)}")  # TOML writes these scalars as JSON does
+            lines.append(f"{field.name} = {json.dumps(value, ensure_ascii=False)}")  # TOML writes these scalars as JSON does
     for name, value in nested:
         _table(value, (*path, name), lines)
 
@@ -72,7 +72,10 @@ def _checked(value: Any, kind: Any, what: str) -> Any:
         return value
     kinds = get_args(kind) or (kind,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if not any(type(value) is k for k in kinds):
         raise InputError(f"{what} should be of type {' or '.join(k.__name__ for k in kinds)}")
     if isinstance(value, float) and not math.isfinite(value):

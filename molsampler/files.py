@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,3 +66,19 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")
+
+
+@contextmanager
+def quiet_c_library() -> Iterator[None]:
+    """Silences what C code prints to standard output meanwhile, such as the DCD reader's remarks on its own format."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).fflush(None)  # what the library still holds would come out later
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -243,7 +243,7 @@ def _read_checkpoint(path: Path) -> dict:
 def sample(job: Job, n: int | None = None, sampler: str | None = None, progress: bool = True) -> None:
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them."""
     begun = time.perf_counter()
-    n = n or job.config.samples
+    n = job.config.samples if n is None else n
     kind = sampler or job.config.sampler
     policy = averaged_policy(job.trainer)
     generator = torch.Generator(job.config.device).manual_seed(job.config.train.seed + 1)
@@ -339,7 +339,7 @@ def conclude(job: Job) -> dict:
 METHOD = (
     "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network estimates "
     "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
-    "start on states annealed from the prior, then trajectory balance on the policy's own rollouts, on replayed states "
+    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states "
     "and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
-    "importance weight, so that averages over the weighted samples are averages over the Boltzmann distribution."
+    "importance weight, so that averages over weighted samples are averages over the Boltzmann distribution."
 )

@@ -33,6 +33,14 @@ class Drawn:
     group: Tensor | None = None
 
 
+def check_samples(n: int, sampler: str) -> None:
+    """InputError where n samples are too few for the sampler ("policy" or "smc")."""
+    if n < 1:
+        raise InputError(f"{n} samples were asked for: ask for at least 1")
+    if sampler == "smc" and n < 2 * SMC_RUNS:
+        raise InputError(f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles")
+
+
 @torch.no_grad()
 def sample_policy(
     policy: Policy,
@@ -42,8 +50,7 @@ def sample_policy(
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Drawn:
     """n independent rollouts of the policy with importance weights; log_prob is log R."""
-    if n < 1:
-        raise InputError(f"{n} samples were asked for: ask for at least 1")
+    check_samples(n, "policy")
     parts = []
     for size in _sizes(n, _CHUNK):
         states, log_ratio = rollout(policy, size, generator)

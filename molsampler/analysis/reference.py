@@ -24,7 +24,7 @@ from molsampler.analysis.estimates import Estimate
 from molsampler.analysis.ramachandran import Basins, find_basins, populations
 from molsampler.analysis.torsions import backbone_pairs, phi_psi
 from molsampler.errors import InputError
-from molsampler.files import atomic_path, write_json, write_npz
+from molsampler.files import atomic_path, quiet_c_library, write_json, write_npz
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def load_reference(folder: str | Path) -> Reference:
                 f"There is no reference in '{folder}' ({name} is missing): make it with `molsampler reference`."
             )
     try:
-        trajectory = md.load(str(folder / "reference.dcd"), top=str(folder / "reference.pdb"))
+        with quiet_c_library():
+            trajectory = md.load(str(folder / "reference.dcd"), top=str(folder / "reference.pdb"))
         with np.load(folder / "reference.npz", allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         summary = json.loads((folder / "reference.json").read_text(encoding="utf-8"))

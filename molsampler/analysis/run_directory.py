@@ -22,7 +22,7 @@ from openmm import app
 
 from molsampler.analysis.estimates import effective_frames, normalised
 from molsampler.errors import InputError
-from molsampler.files import atomic_path, write_json, write_npz, write_text
+from molsampler.files import atomic_path, quiet_c_library, write_json, write_npz, write_text
 
 try:
     import fcntl
@@ -173,7 +173,8 @@ class RunDirectory:
                     f"'{self.path}' holds no samples ({name} is missing): draw some with `molsampler sample`."
                 )
         try:
-            trajectory = md.load(str(self / "samples.dcd"), top=str(self / "topology.pdb"))
+            with quiet_c_library():
+                trajectory = md.load(str(self / "samples.dcd"), top=str(self / "topology.pdb"))
             with np.load(self / "weights.npz", allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             samples = Samples(trajectory, **arrays)

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from molsampler.evaluations import EvaluationCounter
 
@@ -66,7 +65,7 @@ class Energy(ABC):
 
 
 class _EnergyFunction(torch.autograd.Function):
-    """Bridges an `Energy` into autograd; a second derivative is refused by `once_differentiable`."""
+    """Bridges an `Energy` into autograd; a second derivative is refused."""
 
     @staticmethod
     def forward(ctx, positions: Tensor, energy: Energy) -> Tensor:
@@ -75,7 +74,10 @@ class _EnergyFunction(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        # autograd runs this with gradients on exactly where create_graph=True asks for a second derivative;
+        # `once_differentiable` would let one through silently where the incoming gradient is a constant
+        if torch.is_grad_enabled():
+            raise RuntimeError("an energy can be differentiated once; its second derivative is not available")
         (forces,) = ctx.saved_tensors
         return -grad[:, None, None] * forces, None

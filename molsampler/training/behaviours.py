@@ -144,7 +144,7 @@ class Behaviours:
                 self.smc_config,
                 self.generator,
             )
-        if bool(torch.isnan(particles.log_w).any()) or particles.weights.collapsed:
+        if bool((particles.log_w.isnan() | particles.log_w.isposinf()).any()) or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return
         self.report.add(info, particles.weights.log_mean)

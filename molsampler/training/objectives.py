@@ -73,8 +73,10 @@ class ControlVariate:
         self.seen += 1
         self.cross, self.square = self.cross.to(a), self.square.to(a)
         rate = max(self.rate, 1.0 / self.seen)
-        self.cross.lerp_((a * w).mean(1), rate)
-        self.square.lerp_(w.square().mean(1), rate)
+        cross, square = (a * w).mean(1), w.square().mean(1)
+        good = torch.isfinite(cross) & torch.isfinite(square)  # one bad score must not stay in the running means
+        self.cross = torch.where(good, self.cross.lerp(cross, rate), self.cross)
+        self.square = torch.where(good, self.square.lerp(square, rate), self.square)
         r = (-self.cross / self.square.clamp_min(1e-20)).clamp(0.0, 1.5)
         return a + r[:, None] * w
 

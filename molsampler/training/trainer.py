@@ -12,6 +12,7 @@ from torch import Tensor
 
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout, score_states
+from molsampler.errors import InputError
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.mala import MalaScale
@@ -33,6 +34,9 @@ class Trainer:
     """
 
     def __init__(self, target: Target, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
+        chunk, n_steps = config.smc.chunk, config.schedule.n_steps
+        if chunk < 1 or n_steps % chunk:
+            raise InputError(f"the SMC chunk of {chunk} steps does not divide the {n_steps} steps: change one of them")
         self.target, self.config, self.generator = target, config, generator
         self.learner = Learner(target.space, config, generator, device)
         self.buffer = ReplayBuffer(config.behaviour.capacity, target.space.dim, config.behaviour.gamma, device=device)
@@ -126,7 +130,8 @@ class Trainer:
         if self.learner.twist.beta(n) == 0.0:
             return None
         with self.target.counter.purpose("smc"):
-            return self.surrogate(self.target.log_prob_and_score(x)[0])
+            log_r = self.target.log_prob_and_score(x)[0]
+        return self.surrogate(torch.where(torch.isfinite(log_r), log_r, -torch.inf))
 
     # the budget ------------------------------------------------------------------------------------------------------
 
@@ -172,8 +177,8 @@ class Trainer:
         with self.target.counter.purpose("rollout"):
             log_r, score = self.target.log_prob_and_score(states[-1])
         log_w = log_r.double() - log_ratio.double()
-        log_w = torch.where(torch.isnan(log_w), -torch.inf, log_w)
         self.buffer.add(states[-1], log_r, score, log_w)
+        log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
         weights = LogWeights(log_w)
         inside = log_w > -torch.inf
         smc, self.behaviours.report = self.behaviours.report, SMCReport()
@@ -233,7 +238,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.learner.load_state_dict(state["learner"])
+        self.learner.load_state_dict(_copy(state["learner"]))
         self.buffer.load_state_dict(state["buffer"])
         self.behaviours.explored.load_state_dict(state["explored"])
         self.control_variate.load_state_dict(_copy(state["control_variate"]))
@@ -241,7 +246,7 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.surrogate.knee = state["knee"]
         self.behaviours.scale = None if state["scale"] is None else MalaScale(**state["scale"])
-        self.behaviours.report = SMCReport(**state["smc"])
+        self.behaviours.report = SMCReport(**_copy(state["smc"]))
         self.done, self.seconds = state["done"], state["seconds"]
         self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
         self.warm_updates, self.updates = state["warm_updates"], state["updates"]

@@ -74,7 +74,7 @@ def test_a_step_moves_by_the_rate_and_log_z_only_when_told():
     """Adam's first step is the learning rate itself, against the sign of the gradient."""
     learner = make()
     first = next(learner.policy.parameters())
-    start, z = first.detach().clone(), float(learner.log_z)
+    start, z = first.detach().clone(), float(learner.log_z.detach())
     learner.step_policy(total(learner), 1e-3, with_log_z=False)
     torch.testing.assert_close(first.detach(), start - 1e-3, atol=1e-6, rtol=0)
     assert float(learner.log_z) == z
