@@ -19,7 +19,10 @@ from molsampler.config_file import read_toml
 from molsampler.errors import InputError
 from molsampler.job import RunConfig
 from molsampler.molecules.backend import check_device
+from molsampler.molecules.openmm_energy import check_platform
+from molsampler.molecules.system import load_molecule
 from molsampler.presets import preset
+from molsampler.sampling import check_samples
 
 PresetName = Literal["smoke", "cpu", "long", "paper"]
 
@@ -164,22 +167,19 @@ class _Stopped(Exception):
 
 def _run(system: str, options: Options) -> None:
     say = _printer(options.quiet)
-    if options.resume:
-        out = options.out or Path("runs") / Path(system).name
-        run = RunDirectory.claim(out, resume=True)
-        job = jobs.resume(run, say, options.device)
-    else:
-        config = options.resolve(system)
-        out = options.out or Path("runs") / Path(system).name
-        run = RunDirectory.claim(out, overwrite=options.overwrite)
-        job = jobs.start(config, run, say)
+    config = options.resolve(system)  # on --resume too, so that a flag that cannot be met is told at once
+    out = options.out or Path("runs") / Path(system).name
+    run = RunDirectory.claim(out, overwrite=options.overwrite, resume=options.resume)
     try:
-        if not jobs.train(job, progress=not options.quiet):
-            raise _Stopped
-        jobs.sample(job, options.samples, options.sampler, progress=not options.quiet)
-        _print_verdict(job, jobs.conclude(job))
+        job = jobs.resume(run, say, options.device) if options.resume else jobs.start(config, run, say)
+        try:
+            if not jobs.train(job, progress=not options.quiet):
+                raise _Stopped
+            jobs.sample(job, options.samples, options.sampler, progress=not options.quiet)
+            _print_verdict(job, jobs.conclude(job))
+        finally:
+            job.energy.close()
     finally:
-        job.energy.close()
         run.release()
 
 

@@ -30,7 +30,8 @@ def _table(config: Any, path: tuple[str, ...], lines: list[str]) -> None:
         if dataclasses.is_dataclass(value):
             nested.append((field.name, value))
         elif value is not None:
-            lines.append(f"{field.name} = {json.dumps(value, ensure_ascii=False)}")  # TOML writes these scalars as JSON does
+            # TOML writes these scalars as JSON does, but knows no pairs of surrogates
+            lines.append(f"{field.name} = {json.dumps(value, ensure_ascii=False)}")
     for name, value in nested:
         _table(value, (*path, name), lines)
 

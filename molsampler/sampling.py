@@ -38,7 +38,9 @@ def check_samples(n: int, sampler: str) -> None:
     if n < 1:
         raise InputError(f"{n} samples were asked for: ask for at least 1")
     if sampler == "smc" and n < 2 * SMC_RUNS:
-        raise InputError(f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles")
+        raise InputError(
+            f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles"
+        )
 
 
 @torch.no_grad()
@@ -71,10 +73,7 @@ def sample_smc(
 ) -> tuple[Drawn, list[int]]:
     """n particles from SMC_RUNS independent runs of equal size (n is rounded up); also distinct ancestors of each
     run."""
-    if n < 2 * SMC_RUNS:
-        raise InputError(
-            f"{n} samples are too few for SMC: ask for at least {2 * SMC_RUNS}, {SMC_RUNS} runs of 2 particles"
-        )
+    check_samples(n, "smc")
     size = -(-n // SMC_RUNS)
     parts, ancestors = [], []
     for run in range(SMC_RUNS):

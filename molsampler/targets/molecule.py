@@ -1,8 +1,7 @@
 """A molecule as a target: log R(z) = -beta U(x(z)) + log |det dx/dz| on the chart's support, -inf outside.
 
 The one place where molecules meets the sampler. With the torch energy, chart and energy are one graph,
-differentiated and
-compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative from autograd.
+differentiated and compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative from autograd.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ class MoleculeTarget(Target):
         if not self._fused:
             log_r, score = super().log_prob_and_score(x)
             return log_r, score
-        if not len(x):
-            return x.new_zeros(0), torch.zeros_like(x)
         if not len(x):
             return x.new_zeros(0), torch.zeros_like(x)
         pieces = [self._piece(piece) for piece in x.detach().split(self._piece_size)]
