@@ -337,9 +337,9 @@ def conclude(job: Job) -> dict:
 
 
 METHOD = (
-    "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network estimates "
+    "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network gives "
     "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
-    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states "
-    "and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
+    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states and "
+    "on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
     "importance weight, so that averages over weighted samples are averages over the Boltzmann distribution."
 )

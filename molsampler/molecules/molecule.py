@@ -40,9 +40,7 @@ class Molecule:
     @cached_property
     def masses(self) -> np.ndarray:
         """(N,) float64, atomic masses in dalton."""
-        return np.array(
-            [self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)]
-        )
+        return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
 
     @cached_property
     def atomic_numbers(self) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A molecule as a target: log R(z) = -beta U(x(z)) + log |det dx/dz| on the chart's support, -inf outside.
 
 The one place where molecules meets the sampler. With the torch energy, chart and energy are one graph,
-differentiated and compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative from autograd.
+differentiated and compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative
+from autograd.
 """
 
 from __future__ import annotations
