@@ -100,7 +100,8 @@ def line_wasserstein(
     wa, wb = check_weights(weights_a, len(a)), check_weights(weights_b, len(b))
     a, wa, b, wb = a[wa > 0], wa[wa > 0], b[wb > 0], wb[wb > 0]
     a_order, b_order = np.argsort(a), np.argsort(b)
-    level_a, level_b = np.cumsum(wa[a_order]), np.cumsum(wb[b_order])
+    # rounding can take a sum past one before its last, tiny term: such a level would lie beyond every value
+    level_a, level_b = (np.minimum(np.cumsum(w), 1.0) for w in (wa[a_order], wb[b_order]))
     level_a[-1] = level_b[-1] = 1.0
     levels = np.unique(np.concatenate([level_a, level_b]))
     step = np.diff(levels, prepend=0.0)
