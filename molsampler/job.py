@@ -314,7 +314,6 @@ def conclude(job: Job) -> dict:
         soft_quadruples=job.target.chart.soft_atoms.tolist(),
         minimise=minimise,
         details=[
-            ("atoms", str(job.molecule.n_atoms)),
             ("coordinates", f"{job.target.chart.n_stiff} on the line, {job.target.chart.n_soft} circular torsions"),
             ("energy", type(job.energy).__name__),
             ("steps", str(config.train.schedule.n_steps)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.twist import TwistConfig
@@ -63,6 +61,7 @@ def _paper() -> RunConfig:
                 moves="md",
                 moves_parents=200,
                 moves_steps=500,
+                moves_limit=100_000_000,
                 capacity=400_000,
             ),
         ),
@@ -73,7 +72,7 @@ PRESETS = {
     "smoke": (_smoke, "under a minute, without compilation: does everything work here?"),
     "cpu": (RunConfig, "15 minutes of training on two cores"),
     "long": (
-        lambda: dataclasses.replace(RunConfig(), train=TrainConfig(minutes=60.0)),
+        lambda: RunConfig(train=TrainConfig(minutes=60.0, behaviour=BehaviourConfig(moves_limit=20_000_000))),
         "60 minutes of training on two cores",
     ),
     "paper": (_paper, "the paper's sizes, for a large GPU"),

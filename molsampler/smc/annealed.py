@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from molsampler.diffusion.space import Space
+from molsampler.errors import InputError
 from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.mala import ChainState, MalaScale, mala
 from molsampler.smc.resampling import systematic
@@ -84,13 +85,18 @@ def annealed_smc(
     k = config.particles
     x = space.sample_prior(k, generator)
     log_r, score = log_prob_and_score(x)
+    if not bool(torch.isfinite(log_r).any()):
+        raise InputError(
+            f"none of {k} draws from the prior lies on the support of the target: standardise the chart on more "
+            "frames, or anneal with more particles"
+        )
     state = ChainState(x, log_r, score)
     ancestors = torch.arange(k, device=x.device)
     scale = MalaScale(torch.ones(space.dim, device=x.device), 0.5)
     beta, log_z, betas, acceptance = 0.0, 0.0, [], []
     while beta < 1.0:
         if len(betas) >= config.max_temperatures:
-            raise RuntimeError(
+            raise InputError(
                 f"annealing from the prior reached only beta = {beta:.3g} after {len(betas)} temperatures; "
                 "the chart's standardisation does not fit the target"
             )

@@ -14,10 +14,12 @@ from molsampler.diffusion.space import Space
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.compilation import CompiledOrEager
 from molsampler.molecules.energy import Energy
+from molsampler.molecules.langevin import Langevin
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.torch_energy import TorchEnergy
 from molsampler.targets.target import Target
 
+MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to follow it
 SMALL_PIECE = 64
 """Batches are cut into the energy's best pieces, what is left padded to those or to this: two sizes, compiled once
 each."""
@@ -51,8 +53,7 @@ class MoleculeTarget(Target):
         """log R (B,) and its gradient (B, D), one evaluation of the energy; the gradient is zero where log R is
         -inf."""
         if not self._fused:
-            log_r, score = super().log_prob_and_score(x)
-            return log_r, score
+            return self._differentiate(x)  # the energy books the evaluations
         if not len(x):
             return x.new_zeros(0), torch.zeros_like(x)
         pieces = [self._piece(piece) for piece in x.detach().split(self._piece_size)]
@@ -81,6 +82,16 @@ class MoleculeTarget(Target):
         # not torch.autograd.grad: only torch.func stays inside one compiled graph
         score, (_, (log_r, positions)) = torch.func.grad_and_value(summed, has_aux=True)(z)
         return log_r, score, positions
+
+    @torch.no_grad()
+    def local_moves(self, x: Tensor, n_steps: int, generator: torch.Generator) -> Tensor:
+        """States (M, D) after n_steps of Langevin dynamics (1 fs, 5 / ps) from x (M, D) at the target's temperature.
+
+        Costs M (n_steps + 1) evaluations. The result may lie off the support, or be where a conformation failed.
+        """
+        dynamics = Langevin(self.energy, self.molecule.masses, self.molecule.temperature, friction=MOVES_FRICTION)
+        state = dynamics.step(dynamics.start(self.positions(x), generator), n_steps, generator)
+        return self.chart.from_cartesian(state.positions)
 
     @torch.no_grad()
     def positions(self, x: Tensor) -> Tensor:

@@ -28,7 +28,14 @@ class Target(ABC):
         """log R, (B,), of states x (B, D), differentiable."""
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log R (B,) and its gradient (B, D), both without graph; the gradient is zero where log R is not finite."""
+        """log R (B,) and its gradient (B, D), both without graph, booked as B evaluations.
+
+        The gradient is zero where log R is not finite.
+        """
+        self.counter.add(len(x))
+        return self._differentiate(x)
+
+    def _differentiate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             log_r = self.log_prob(x)

@@ -150,6 +150,13 @@ class Behaviours:
         self.report.add(info, particles.weights.log_mean)
         self.buffer.add(particles.x, particles.log_r, scores[-1], particles.log_w)
 
+    @property
+    def moves_spent(self) -> bool:
+        """Whether local moves have used up the evaluations that the configuration grants them."""
+        spent = self.target.counter.by_purpose
+        dynamics = spent["md"] if self.config.moves == "md" else 0
+        return spent["local_moves"] + dynamics >= self.config.moves_limit
+
     def local_moves(self) -> None:
         """MALA (or the target's own dynamics) from drawn states; descendants inherit their parents' weights."""
         parents = self.buffer.draw(self.config.moves_parents, self.generator, distinct=True)
@@ -159,6 +166,10 @@ class Behaviours:
                 x = offered(parents.x, self.config.moves_steps, self.generator)
             with self.target.counter.purpose("local_moves"):
                 log_r, score = self.target.log_prob_and_score(x)
+            left = ~torch.isfinite(log_r)  # off the support: the parent stays, as where a proposal is rejected
+            x = torch.where(left[:, None], parents.x, x)
+            log_r = torch.where(left, parents.log_r, log_r)
+            score = torch.where(left[:, None], parents.score, score)
         else:
             state = ChainState(parents.x, parents.log_r, parents.score)
             scale = self.scale or MalaScale.from_scores(parents.score)

@@ -42,6 +42,7 @@ class BehaviourConfig:
     replay_updates : replay updates for every on-policy update
     smc_every : one SMC run each so many replay updates (0: never); smc_particles : its K
     moves_every : one round of local moves each so many updates (0: never)
+    moves_limit : evaluations that local moves may take in a run, whatever its length
     moves : "mala", or "md" where the target offers it; moves_parents, moves_steps : states drawn, steps each
     capacity, gamma : of the replay buffer
     prefill_frames, prefill_steps : frames kept of the prefill's chains and MALA steps between two
@@ -55,6 +56,7 @@ class BehaviourConfig:
     smc_every: int = 2
     smc_particles: int = 256
     moves_every: int = 50
+    moves_limit: int = 6_000_000
     moves: Literal["mala", "md"] = "mala"
     moves_parents: int = 2048
     moves_steps: int = 10

@@ -79,7 +79,7 @@ class Trainer:
             k = self.done - self.warm_updates
             loss = self._balance(k, self.learner.rate(k, self.updates))
         every = self.config.behaviour.moves_every
-        if every and self.done % every == every - 1:
+        if every and self.done % every == every - 1 and not self.behaviours.moves_spent:
             self.behaviours.local_moves()
         self.done += 1
         self.last_loss = loss

@@ -77,8 +77,8 @@ def test_weighted_energies_agree_with_scipy_and_zero_weight_infinities_are_ignor
 
 
 def test_line_wasserstein_where_rounding_sums_the_weights_past_one():
-    """The sum of all weights but a tiny last one, in floating point, is above one for some of these; W1 of two equal sets
-    of values with almost equal weights stays near zero and nothing runs out of bounds."""
+    """The sum of all weights but a tiny last one, in floating point, is above one for some of these; W1 of two equal
+    sets of values with almost equal weights stays near zero and nothing runs out of bounds."""
     values = np.arange(10_001.0)
     past_one = 0
     for seed in range(20):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from molsampler.diffusion.space import Space
+from molsampler.errors import InputError
 from molsampler.smc.annealed import AnnealConfig, annealed_smc
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import Gaussian, TwoWells, log_von_mises
@@ -76,5 +77,26 @@ def test_the_prior_itself_needs_one_temperature():
 
 def test_a_path_that_does_not_get_through_is_told():
     target = Gaussian(torch.tensor([4.0, 4.0]), torch.tensor([0.01, 0.01]))
-    with pytest.raises(RuntimeError, match="reached only beta = .* after 3 temperatures"):
+    with pytest.raises(InputError, match="reached only beta = .* after 3 temperatures"):
         runs(target, 1, AnnealConfig(particles=64, moves=1, last_moves=1, max_temperatures=3))
+
+
+def test_a_prior_that_misses_the_support_is_told():
+    with pytest.raises(InputError, match="none of 1024 draws"):
+        runs(TwoWells(wall=6.0), 1)
+
+
+def test_explorers_estimate_the_same_measure_from_more_rare_states():
+    """Annealed importance sampling from the hottest temperature: Z and the rare well's weight are unbiased, and the
+    rare well holds more of the explorers than of the equilibrium."""
+    target = ShiftedGaussianAndTwoTorsionWells(torch.tensor([0.6, -1.8]), torch.tensor([0.3, 1.3]), 1, 3.2)
+    done = runs(target, 24)
+    assert_mean(torch.stack([(run.explorer_log_w - 3.2).exp().mean() for run in done]), 1.0)
+    rare = torch.stack([(run.explorers.x[:, 2] >= 0.2).double() for run in done])
+    w = torch.stack([(run.explorer_log_w - 3.2).exp() for run in done])
+    assert_mean((w * rare).mean(1), 0.25)
+    assert float(rare.mean()) > 0.3  # against 0.25 in equilibrium
+    for run in done:
+        log_r, score = target.log_prob_and_score(run.explorers.x)
+        torch.testing.assert_close(run.explorers.log_r, log_r)
+        torch.testing.assert_close(run.explorers.score, score)

@@ -117,3 +117,15 @@ def test_purpose_ends_with_an_exception():
 def test_a_molecule_cannot_be_sampled_directly(target):
     with pytest.raises(TypeError, match="MoleculeTarget cannot be sampled directly"):
         target.sample(torch.Generator(), 3)
+
+
+def test_local_moves_are_thermal_dynamics_booked_by_step(target, points):
+    counter = target.energy.counter
+    with counter.purpose("md"):
+        moved = target.local_moves(points, 30, torch.Generator().manual_seed(0))
+    assert counter.by_purpose["md"] == len(points) * 31
+    assert moved.shape == points.shape and bool(torch.isfinite(target.log_prob(moved)).all())
+    step = (moved - points).double().norm(dim=1)
+    assert bool((step > 0.1).all()) and bool((step < 30.0).all())
+    before, after = target.log_prob(points), target.log_prob(moved)
+    assert float((after - before).abs().mean()) < 25.0  # 30 fs of heat bath, not an explosion

@@ -264,3 +264,41 @@ def test_averaged_policy_samples_with_the_average():
 def test_a_chunk_that_does_not_divide_the_steps_is_refused_at_once():
     with pytest.raises(InputError, match="3"):
         Trainer(TwoWells(), dataclasses.replace(SHORT, smc=SMCConfig(chunk=3)), seeded(0))
+
+
+def test_local_moves_by_the_targets_own_dynamics_stop_at_their_limit():
+    """States that the dynamics take off the support are their parents again; once the evaluations granted are spent,
+    training goes on without moves."""
+
+    class Drifting(TwoWells):
+        def local_moves(self, x, n_steps, generator):
+            self.counter.add(len(x) * n_steps)
+            return torch.where(torch.arange(len(x))[:, None] % 2 == 0, x + 0.01, x - 100.0)
+
+    target = Drifting(wall=-2.0)
+    behaviour = BehaviourConfig(
+        moves="md", moves_every=1, moves_parents=8, moves_steps=4, moves_limit=100, capacity=64, warm_batch=16
+    )
+    trainer = Trainer(
+        target,
+        TrainConfig(
+            warm_updates=9,
+            updates=1,
+            precision="float32",
+            compile=False,
+            behaviour=behaviour,
+            schedule=ScheduleConfig(n_steps=4),
+            policy=PolicyConfig(width=8),
+            smc=SMCConfig(chunk=2),
+        ),
+        torch.Generator().manual_seed(0),
+    )
+    x = target.sample(torch.Generator().manual_seed(1), 32).float()
+    log_r, score = target.log_prob_and_score(x)
+    trainer.buffer.add(x, log_r, score, torch.zeros(32))
+    for _ in range(9):
+        trainer.update()
+    # a round is 8 * 4 evaluations of dynamics and 8 of the states reached: three rounds pass 100
+    assert target.counter.by_purpose["md"] == 3 * 32 and target.counter.by_purpose["local_moves"] == 3 * 8
+    assert len(trainer.buffer) == 32 + 3 * 8 and trainer.buffer.rejected == 0
+    assert bool((trainer.buffer.x[: len(trainer.buffer), 0] > -2.0).all())
