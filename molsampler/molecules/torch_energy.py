@@ -6,7 +6,7 @@ import openmm
 import torch
 from torch import Tensor, nn
 
-from molsampler.molecules.compilation import CompiledOrEager
+from molsampler.compilation import CompiledOrEager
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.forces.registry import translate_force
 from molsampler.molecules.forces.term import PairDistances, UnsupportedForce

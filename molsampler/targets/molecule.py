@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from molsampler.compilation import CompiledOrEager
 from molsampler.diffusion.space import Space
 from molsampler.molecules.chart import Chart
-from molsampler.molecules.compilation import CompiledOrEager
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.langevin import Langevin
 from molsampler.molecules.molecule import Molecule

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from molsampler.compilation import CompiledOrEager
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.process import NoisingProcess
 from molsampler.diffusion.space import Space
@@ -109,7 +110,7 @@ class Learner:
     def accelerate(self, precision: str, compile: bool) -> None:
         """Let the policy network train compiled and in the given precision; sampling stays eager, in float32."""
         network = self.policy.network
-        fast = torch.compile(network, dynamic=False) if compile else network
+        fast = CompiledOrEager(network) if compile else network
         if precision == "float32":
             self.policy.training_network = fast if compile else None
             return

@@ -7,10 +7,10 @@ import pytest
 import torch
 from openmm import app
 
+from molsampler.compilation import CompiledOrEager
 from molsampler.errors import InputError
 from molsampler.molecules import backend, compilation
 from molsampler.molecules.backend import make_energy
-from molsampler.molecules.compilation import CompiledOrEager
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.openmm_energy import OpenMMEnergy
 from molsampler.molecules.torch_energy import SMALL_PIECE, Potential, TorchEnergy, UnsupportedForce, best_piece
