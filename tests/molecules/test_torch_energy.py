@@ -7,9 +7,10 @@ import pytest
 import torch
 from openmm import app
 
+from molsampler import compilation
 from molsampler.compilation import CompiledOrEager
 from molsampler.errors import InputError
-from molsampler.molecules import backend, compilation
+from molsampler.molecules import backend
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.openmm_energy import OpenMMEnergy
