@@ -238,6 +238,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave; training then goes on as if it had never stopped."""
         self.learner.load_state_dict(_copy(state["learner"]))
         self.buffer.load_state_dict(state["buffer"])
         self.behaviours.explored.load_state_dict(state["explored"])
