@@ -1,9 +1,8 @@
 """Classical SMC from the prior to the target along a geometric path, with MALA moves and adaptive temperatures.
 
 Del Moral, Doucet and Jasra (2006); temperatures as in Jasra et al. (2011). It knows nothing of policy or twist: it
-fills the
-replay buffer before there is any policy, with every basin that the prior reaches and at the weight that the path
-gives it.
+fills the replay buffer before there is any policy, with every basin that the prior reaches and at the weight that the
+path gives it.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ class Annealed:
     MALA's at each temperature; distinct_ancestors : prior draws that have descendants; scale : MALA's, adapted.
 
     explorers, explorer_log_w : the particles of the hottest temperature, moved along the same path without
-    resampling, and
-    their log-weights by annealed importance sampling (Neal 2001): the same measure, with as many particles in the rare
-    basins as the hot ensemble has there.
+    resampling, and their log-weights by annealed importance sampling (Neal 2001): the same measure, with as many
+    particles in the rare basins as the hot ensemble has there.
     """
 
     state: ChainState

@@ -16,13 +16,10 @@ from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.langevin import Langevin
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.torch_energy import TorchEnergy
+from molsampler.molecules.torch_energy import SMALL_PIECE, TorchEnergy
 from molsampler.targets.target import Target
 
 MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to follow it
-SMALL_PIECE = 64
-"""Batches are cut into the energy's best pieces, what is left padded to those or to this: two sizes, compiled once
-each."""
 
 
 class MoleculeTarget(Target):
@@ -64,6 +61,7 @@ class MoleculeTarget(Target):
         return log_r, torch.where(torch.isfinite(log_r)[:, None], score, 0.0)
 
     def _piece(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # padded to the energy's piece or to its small one: two sizes, compiled once each
         n = len(x)
         size = SMALL_PIECE if n <= SMALL_PIECE else self._piece_size
         padded = torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous()

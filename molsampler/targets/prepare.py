@@ -49,9 +49,8 @@ def prepare_molecule(
     """The target on its final chart, and weighted states of it that stand for R.
 
     MD from the input structure standardises a first chart. Annealed SMC from that chart's prior then reaches every
-    basin,
-    knowing nothing of the molecule but its energy; the chart is standardised again on what it found, and log R of its
-    particles computed again. (The integral of R is the same on both charts.)
+    basin, knowing nothing of the molecule but its energy; the chart is standardised again on what it found, and log R
+    of its particles computed again. (The integral of R is the same on both charts.)
     """
     chart = Chart(molecule, device=device)
     chart.fit(_short_md(molecule, energy, setup, generator, device))
