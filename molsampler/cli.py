@@ -173,7 +173,7 @@ def _run(system: str, options: Options) -> None:
     try:
         job = jobs.resume(run, say, options.device) if options.resume else jobs.start(config, run, say)
         try:
-            if not jobs.train(job, progress=not options.quiet):
+            if not job.train(progress=not options.quiet):
                 raise _Stopped
             jobs.sample(job, options.samples, options.sampler, progress=not options.quiet)
             _print_verdict(job, jobs.conclude(job))

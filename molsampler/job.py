@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from molsampler import __version__
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference import Reference, load_reference
 from molsampler.analysis.run_directory import RunDirectory
-from molsampler.config_file import to_toml, update
-from molsampler.errors import InputError
-from molsampler.files import atomic_path, write_text
+from molsampler.config_file import update
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
@@ -33,10 +27,8 @@ from molsampler.sampling import Drawn, sample_policy, sample_smc
 from molsampler.targets.molecule import MoleculeTarget
 from molsampler.targets.prepare import SetupConfig, prepare_molecule
 from molsampler.training.config import TrainConfig
-from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer, averaged_policy
-
-Say = Callable[[str], None]
+from molsampler.training_run import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
 
 
 @dataclass(frozen=True)
@@ -61,18 +53,16 @@ class RunConfig:
 
 
 @dataclass
-class Job:
+class Job(TrainingRun):
     """A molecule, its energy, target and trainer, tied to a run directory."""
 
     config: RunConfig
-    run: RunDirectory
     molecule: Molecule
     energy: Energy
     target: MoleculeTarget
-    trainer: Trainer
-    say: Say
-    stop: bool = False
-    timings: dict[str, float] = field(default_factory=dict)
+
+    def target_state(self) -> dict:
+        return self.target.chart.state_dict()
 
 
 # making a job -------------------------------------------------------------------------------------------------------
@@ -100,141 +90,45 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
         f"prefill: {len(trainer.buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
         f"{trainer.learner.process.prior_mismatch(prefill.state.x):.1e}"
     )
-    trainer.plan()
-    train = dataclasses.replace(config.train, warm_updates=trainer.warm_updates, updates=trainer.updates)
-    config = dataclasses.replace(config, train=train)
-    trainer.config = train
-    job = Job(config, run, molecule, energy, target, trainer, say)
+    job = Job(config, run, trainer, say, molecule, energy, target)
+    job.fix_budget()
     job.timings["setup"] = time.perf_counter() - begun
-    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    write_text(run / "config.toml", to_toml(config, f"molsampler {__version__}, resolved configuration; {threads}"))
     say(
         f"set-up took {job.timings['setup']:.0f} s; {trainer.warm_updates:,} updates of denoising and "
-        f"{trainer.updates:,} of trajectory balance follow, in {train.precision}"
+        f"{trainer.updates:,} of trajectory balance follow, in {config.train.precision}"
     )
-    save(job)
+    job.save()
     return job
 
 
 def resume(run: RunDirectory, say: Say = print, device: str | None = None) -> Job:
     """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
     begun = time.perf_counter()
-    state = _read_checkpoint(run / "checkpoint.pt")
+    state = read_checkpoint(run / "checkpoint.pt")
     try:
         config = update(RunConfig(), state["config"], str(run / "checkpoint.pt"))
         if device is not None:
             config = dataclasses.replace(config, device=device)
         molecule, energy, config = _foundations(config)
         chart = Chart(molecule, device=config.device)
-        chart.load_state_dict(state["chart"])
+        chart.load_state_dict(state["target"])
         target = MoleculeTarget(molecule, chart, energy, config.train.compile)
         trainer = Trainer(target, config.train, torch.Generator(config.device), config.device)
         trainer.load_state_dict(state["trainer"])
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the checkpoint '{run / 'checkpoint.pt'}' does not fit this version of molsampler ({error}): train again"
-        ) from error
+    except MISFITS as error:
+        raise misfit(run / "checkpoint.pt", error) from error
     run.truncate_metrics(trainer.done)
-    job = Job(config, run, molecule, energy, target, trainer, say, timings=dict(state["timings"]))
+    job = Job(config, run, trainer, say, molecule, energy, target, timings=dict(state["timings"]))
     job.timings["resume"] = time.perf_counter() - begun
     say(f"resumed at update {trainer.done:,} of {trainer.total:,}")
     return job
 
 
 def _foundations(config: RunConfig) -> tuple[Molecule, Energy, RunConfig]:
-    if config.threads < 0:
-        raise InputError(f"threads = {config.threads} is not usable: give a positive number, or 0 for all cores")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    config = settle(config)
     molecule = load_molecule(config.system)
     energy = make_energy(molecule, config.backend, config.platform, config.device, config.train.compile)
-    if config.train.precision == "auto":
-        train = dataclasses.replace(config.train, precision=faster_precision(config.device))
-        config = dataclasses.replace(config, train=train)
     return molecule, energy, config
-
-
-# training -----------------------------------------------------------------------------------------------------------
-
-
-def train(job: Job, progress: bool = True) -> bool:
-    """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written."""
-    trainer, config = job.trainer, job.config.train
-    every = max(trainer.total // max(config.evaluations, 1), 1)
-    saved = time.perf_counter()
-    with (
-        _stopping(job),
-        tqdm(
-            total=trainer.total,
-            initial=trainer.done,
-            desc="training",
-            unit="update",
-            disable=not progress,
-            mininterval=1.0,
-        ) as bar,
-    ):
-        while trainer.done < trainer.total and not job.stop:
-            loss = trainer.update()
-            bar.update()
-            last = trainer.done == trainer.total
-            if trainer.done % every == 0 or last:
-                row = trainer.evaluate()
-                job.run.append_metrics_row(row)
-                bar.set_postfix_str(
-                    f"{trainer.phase} loss {loss:.2f} ELBO {row['elbo']:.1f} ESS {row['ess']:.1%} "
-                    f"{row['energy_evaluations'] / 1e6:.1f}M evaluations"
-                )
-            if last or job.stop or time.perf_counter() - saved > config.checkpoint_seconds:
-                save(job)
-                saved = time.perf_counter()
-    if job.stop:
-        job.say(f"stopped at update {trainer.done:,} of {trainer.total:,}; go on with --resume")
-    return not job.stop
-
-
-class _stopping:
-    """Turns SIGINT and SIGTERM into a flag, so that the update in hand is finished and saved."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
-    def __enter__(self) -> None:
-        def note(number, frame) -> None:
-            self.job.stop = True
-
-        try:
-            self.before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: the caller's handlers stand
-            self.before = {}
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def save(job: Job) -> None:
-    """checkpoint.pt, atomically: everything to go on from."""
-    state = {
-        "version": __version__,
-        "config": dataclasses.asdict(job.config),
-        "chart": job.target.chart.state_dict(),
-        "trainer": job.trainer.state_dict(),
-        "timings": job.timings,
-    }
-    with atomic_path(job.run / "checkpoint.pt") as path:
-        torch.save(state, path)
-
-
-def _read_checkpoint(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"'{path}' is not there: train first, or name another run directory")
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it"
-        ) from error
 
 
 # sampling -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from molsampler.diffusion.policy import Policy
 class Trajectories:
     """states : (N+1, B, D), x_0 from the prior, x_N the sample
     log_p_f, log_p_b : (N, B), log density of every step under policy and noising process
-    log_r : (B,), log R(x_N)
+    log_r : (B,), log R(x_N); log_p_0 : (B,), log p_0(x_0)
     """
 
     states: Tensor
@@ -33,19 +33,29 @@ def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
     steps = torch.arange(policy.process.n_steps, device=states.device)
     log_p_f = policy.log_prob(states[1:], states[:-1], steps)
     log_p_b = policy.process.log_prob(states[:-1], states[1:], steps)
-    return Trajectories(states, log_p_f, log_p_b, log_r, policy.space.log_prior(states[0]))
+    return Trajectories(states, log_p_f, log_p_b, log_r, policy.process.log_prior(states[0]))
 
 
 @torch.no_grad()
-def rollout(policy: Policy, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def rollout(policy: Policy, n: int, generator: torch.Generator, exploration: float = 0.0) -> tuple[Tensor, Tensor]:
     """Draw n trajectories from the policy: states (N+1, n, D) and log (p_F p_0 / p_B) summed over steps, (n,).
 
     The second is log of the density ratio that plain importance sampling needs: log w = log R(x_N) minus it.
+    exploration : widen every kernel (`Policy.sample_step`); the ratio is that of the wider kernels.
     """
-    x = policy.space.sample_prior(n, generator)
-    states, log_ratio = [x], policy.space.log_prior(x)
+    return _walk(policy, n, generator, exploration)
+
+
+def differentiable_rollout(policy: Policy, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`rollout` with gradients through the states, by reparameterisation: for the reverse KL divergence."""
+    return _walk(policy, n, generator, 0.0)
+
+
+def _walk(policy: Policy, n: int, generator: torch.Generator, exploration: float) -> tuple[Tensor, Tensor]:
+    x = policy.process.sample_prior(n, generator)
+    states, log_ratio = [x], policy.process.log_prior(x)
     for k in range(policy.process.n_steps):
-        x_next, log_p_f = policy.sample_step(x, k, generator)
+        x_next, log_p_f = policy.sample_step(x, k, generator, exploration)
         log_ratio = log_ratio + log_p_f - policy.process.log_prob(x, x_next, k)
         states.append(x_next)
         x = x_next

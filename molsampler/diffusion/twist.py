@@ -33,6 +33,7 @@ class Twist(nn.Module):
 
     def __init__(self, process: NoisingProcess, config: TwistConfig, generator: torch.Generator) -> None:
         super().__init__()
+        self.process = process
         self.space = process.space
         self.config = config
         self.n_steps = process.n_steps
@@ -48,10 +49,11 @@ class Twist(nn.Module):
         log_z : scalar, detached; the learnt log Z
         log_r : (B,) bounded log R(x), needed where `beta(n)` is positive
         """
-        value = self.space.log_prior(x) + log_z + self.network(self.space.features(x), n)[..., 0]
+        reference = self.process.log_reference(x, n)
+        value = reference + log_z + self.network(self.space.features(x), n)[..., 0]
         beta = self.beta(n)
         if beta > 0.0:
             if log_r is None:
                 raise ValueError(f"the twist at step {n} holds a share {beta:.3g} of the energy; log_r is missing")
-            value = value + beta * (log_r - log_z - self.space.log_prior(x))
+            value = value + beta * (log_r - log_z - reference)
         return value

@@ -84,8 +84,8 @@ def run_smc(
     process, n_steps = policy.process, policy.process.n_steps
     if n_steps % config.chunk:
         raise ValueError(f"the SMC chunk of {config.chunk} steps does not divide the {n_steps} steps of the process")
-    x = process.space.sample_prior(n_particles, generator)
-    log_start = process.space.log_prior(x)
+    x = process.sample_prior(n_particles, generator)
+    log_start = process.log_prior(x)
     log_w = torch.zeros(n_particles, dtype=torch.float64, device=x.device)
     ancestors = torch.arange(n_particles, device=x.device)
     info = SMCInfo()

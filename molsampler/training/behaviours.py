@@ -71,6 +71,10 @@ class Behaviours:
         self.explored = ReplayBuffer(
             self.config.explore_capacity, target.space.dim, self.config.explore_gamma, device=buffer.x.device
         )
+        # the particles of the last SMC run, for replay = "none"
+        self.fresh = ReplayBuffer(
+            self.config.smc_particles, target.space.dim, self.config.gamma, device=buffer.x.device
+        )
         self.smc_config = config.smc
         self.generator = generator
         self.scale: MalaScale | None = None
@@ -104,7 +108,8 @@ class Behaviours:
         forgotten.
         """
         rare = round(self.config.explore_share * n) if len(self.explored) else 0
-        batches = [self.buffer.draw(n - rare, self.generator)]
+        buffer = self.fresh if self.config.replay == "none" and len(self.fresh) else self.buffer
+        batches = [buffer.draw(n - rare, self.generator)]
         if rare:
             batches.append(self.explored.draw(rare, self.generator))
         order = torch.randperm(n, generator=self.generator, device=batches[0].x.device)
@@ -113,9 +118,10 @@ class Behaviours:
         )
         return x, log_r, score
 
-    def on_policy(self, n: int) -> tuple[Tensor, Tensor]:
+    def on_policy(self, n: int, exploration: float = 0.0) -> tuple[Tensor, Tensor]:
         """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights."""
-        states, log_ratio = rollout(self.learner.policy, n, self.generator)
+        with self.target.counter.purpose("rollout"):
+            states, log_ratio = rollout(self.learner.policy, n, self.generator, exploration)
         with self.target.counter.purpose("rollout"):
             log_r, score = self.target.log_prob_and_score(states[-1])
         self.buffer.add(states[-1], log_r, score, log_r.double() - log_ratio.double())
@@ -148,7 +154,11 @@ class Behaviours:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return
         self.report.add(info, particles.weights.log_mean)
-        self.buffer.add(particles.x, particles.log_r, scores[-1], particles.log_w)
+        buffer = self.buffer
+        if self.config.replay == "none":
+            buffer = self.fresh
+            buffer.clear()
+        buffer.add(particles.x, particles.log_r, scores[-1], particles.log_w)
 
     @property
     def moves_spent(self) -> bool:

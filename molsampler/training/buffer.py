@@ -1,15 +1,19 @@
-"""The replay buffer: terminal states with log R, score and a stored weight, drawn by tempered weight."""
+"""The replay buffer: terminal states with log R, score and a stored weight, drawn by tempered weight or by rank."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.resampling import multinomial, systematic
+
+Priority = Literal["importance", "uniform", "rank"]
+_RANK_SHARE = 0.01  # Tripp et al. (2020); Sendera et al. (2024) use the same for diffusion samplers
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Batch:
 
 
 class ReplayBuffer:
-    """First in, first out; states are drawn with probability proportional to the tempered stored weight.
+    """First in, first out; states are drawn with probability proportional to the tempered stored weight, uniformly, or
+    by rank of log R, proportional to 1 / (0.01 S + rank).
 
     Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised
     weights: the
@@ -34,8 +39,16 @@ class ReplayBuffer:
     capacity : states kept; gamma : tempering goal; refresh : draws between two updates of lambda
     """
 
-    def __init__(self, capacity: int, dim: int, gamma: float, refresh: int = 20, device=None) -> None:
-        self.capacity, self.gamma, self.refresh = capacity, gamma, refresh
+    def __init__(
+        self,
+        capacity: int,
+        dim: int,
+        gamma: float,
+        refresh: int = 20,
+        device=None,
+        priority: Priority = "importance",
+    ) -> None:
+        self.capacity, self.gamma, self.refresh, self.priority = capacity, gamma, refresh, priority
         self.x = torch.zeros(capacity, dim, device=device)
         self.score = torch.zeros(capacity, dim, device=device)
         self.log_r = torch.zeros(capacity, device=device)
@@ -70,20 +83,31 @@ class ReplayBuffer:
         return n
 
     def draw(self, n: int, generator: torch.Generator, distinct: bool = False) -> Batch:
-        """n states by tempered weight, with replacement; `distinct` uses systematic draws, which repeat least."""
+        """n states by priority, with replacement; `distinct` uses systematic draws, which repeat least."""
         if not self.size:
             raise ValueError("the replay buffer is empty")
-        if self._draws % self.refresh == 0:
+        if self.priority == "importance" and self._draws % self.refresh == 0:
             self.exponent = LogWeights(self.log_w[: self.size]).tempering_exponent(self.gamma)
             self._proposal = None
         self._draws += 1
         if self._proposal is None:
-            self._proposal = LogWeights(self.log_w[: self.size]).power(self.exponent).normalised
+            self._proposal = self._probabilities()
         pick = (systematic if distinct else multinomial)(generator, self._proposal, n)
         if distinct:
             pick = pick[torch.randperm(n, generator=generator, device=pick.device)]
         log_a = self._proposal[pick].log()
         return Batch(self.x[pick], self.log_r[pick], self.score[pick], self.log_w[pick], log_a)
+
+    def _probabilities(self) -> Tensor:
+        """(S,) float64, with which one draw picks each stored state."""
+        n = self.size
+        if self.priority == "importance":
+            return LogWeights(self.log_w[:n]).power(self.exponent).normalised
+        share = torch.ones(n, dtype=torch.float64, device=self.x.device)
+        if self.priority == "rank":
+            rank = self.log_r[:n].argsort(descending=True).argsort()
+            share = 1.0 / (_RANK_SHARE * n + rank.double())
+        return share / share.sum()
 
     def add_descendants(self, parents: Batch, frames: list[tuple[Tensor, Tensor, Tensor]]) -> int:
         """Store what local moves made of M drawn parents: F frames of (x, log_r, score), in the parents' order.

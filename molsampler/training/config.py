@@ -39,7 +39,10 @@ class BehaviourConfig:
     """Where training states come from once trajectory balance has begun, and how many.
 
     batch : trajectories an update of trajectory balance; warm_batch : noised states an update of denoising
-    replay_updates : replay updates for every on-policy update
+    replay_updates : replay updates for every on-policy update (0: on-policy only)
+    replay : states of replay updates are drawn from the buffer by tempered importance weight, uniformly or by rank of
+        log R; "none" keeps no buffer, and takes the particles of a fresh SMC run by tempered weight
+    exploration : rollouts are drawn with kernels wider by this share, which falls to 0 over the first half
     smc_every : one SMC run each so many replay updates (0: never); smc_particles : its K
     moves_every : one round of local moves each so many updates (0: never)
     moves_limit : evaluations that local moves may take in a run, whatever its length
@@ -53,6 +56,8 @@ class BehaviourConfig:
     batch: int = 256
     warm_batch: int = 4080
     replay_updates: int = 3
+    replay: Literal["importance", "uniform", "rank", "none"] = "importance"
+    exploration: float = 0.0
     smc_every: int = 2
     smc_particles: int = 256
     moves_every: int = 50
@@ -84,6 +89,9 @@ class TrainConfig:
     """
 
     seed: int = 0
+    objective: Literal["tb", "log_variance", "subtb", "db", "reverse_kl"] = "tb"
+    subtb_lambda: float = 0.9
+    start: Literal["annealed", "scratch"] = "annealed"
     minutes: float = 15.0
     warm_share: float = 0.75
     warm_updates: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -52,35 +52,48 @@ class Learner:
 
     def step_policy(self, loss: Tensor, rate: float, with_log_z: bool) -> bool:
         """One update of the policy, and of log Z with it; skipped and counted where anything is not finite."""
-        self.log_z_optimiser.zero_grad()
-        if not self._step(loss, self.policy_optimiser, self.policy.parameters(), rate, "policy"):
+        if not self._step(loss, [(self.policy_optimiser, self.policy, rate)], "policy"):
             return False
+        self._after_policy(rate, with_log_z)
+        return True
+
+    def step_twist(self, loss: Tensor, rate: float) -> bool:
+        """One update of the twist; skipped and counted where anything is not finite."""
+        return self._step(loss, [(self.twist_optimiser, self.twist, rate)], "twist")
+
+    def step_both(self, loss: Tensor, rate: float, twist_rate: float) -> bool:
+        """One update of policy, twist and log Z by one loss; skipped and counted where anything is not finite."""
+        groups = [(self.policy_optimiser, self.policy, rate), (self.twist_optimiser, self.twist, twist_rate)]
+        if not self._step(loss, groups, "policy and twist"):
+            return False
+        self._after_policy(rate, with_log_z=True)
+        return True
+
+    def _after_policy(self, rate: float, with_log_z: bool) -> None:
         if with_log_z:
             _set_rate(self.log_z_optimiser, self.config.log_z_rate * rate / self.config.rate)
             self.log_z_optimiser.step()
         self._averaged_over += 1
         decay = min(self.config.ema, self._averaged_over / (10.0 + self._averaged_over))
         torch._foreach_lerp_(self.averaged, [p.detach() for p in self.policy.parameters()], 1.0 - decay)
-        return True
 
-    def step_twist(self, loss: Tensor, rate: float) -> bool:
-        """One update of the twist; skipped and counted where anything is not finite."""
-        return self._step(loss, self.twist_optimiser, self.twist.parameters(), rate, "twist")
-
-    def _step(
-        self, loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float, of: str
-    ) -> bool:
+    def _step(self, loss: Tensor, groups: list[tuple[torch.optim.Optimizer, nn.Module, float]], of: str) -> bool:
         if not bool(torch.isfinite(loss)):
             self.skipped[f"{of}: loss not finite"] += 1
             return False
-        optimiser.zero_grad()
+        self.log_z_optimiser.zero_grad()
+        for optimiser, _, _ in groups:
+            optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
-        if not bool(torch.isfinite(norm)) or (self.log_z.grad is not None and not bool(self.log_z.grad.isfinite())):
+        norms = [nn.utils.clip_grad_norm_(module.parameters(), self.config.clip) for _, module, _ in groups]
+        if self.log_z.grad is not None:
+            norms.append(self.log_z.grad)
+        if not all(bool(torch.isfinite(norm)) for norm in norms):
             self.skipped[f"{of}: gradient not finite"] += 1
             return False
-        _set_rate(optimiser, rate)
-        optimiser.step()
+        for optimiser, _, rate in groups:
+            _set_rate(optimiser, rate)
+            optimiser.step()
         return True
 
     def log_twist(self, x: Tensor, n: int, log_r: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objectives: trajectory balance, SubTB over chunks, and denoising with a force-based control variate."""
+"""Objectives: trajectory balance and its kin, SubTB, reverse KL, and denoising with a force-based control variate."""
 
 from __future__ import annotations
 
@@ -50,16 +50,71 @@ def subtb_chunk(trajectories: Trajectories, log_twist: LogTwist, log_z: Tensor, 
     return torch.cat([chunks, tails]).square().mean()
 
 
+def log_variance(trajectories: Trajectories, limit: float = math.inf) -> Tensor:
+    """Squared deviation of log w from its mean over the batch, (B,): VarGrad (Richter et al. 2020), which needs no
+    log Z. limit : as in `trajectory_balance`."""
+    log_w = trajectories.log_weights()
+    return trajectory_balance(trajectories, log_w.detach().mean(), limit)
+
+
+def subtb_lambda(trajectories: Trajectories, log_flow: LogTwist, log_z: Tensor, chunk: int, lam: float) -> Tensor:
+    """SubTB(lambda) (Madan et al. 2023): every pair i < j of chunk ends, weighted with lambda^(j - i); a scalar.
+
+    Trains policy, flow and log Z together. lam = 0 keeps neighbours only: detailed balance where chunk = 1
+    (Bengio et al. 2023). With a flow that holds partial energies it is forward-looking (Pan et al. 2023).
+    """
+    states = trajectories.states
+    n_steps = len(states) - 1
+    log_f = [log_z + trajectories.log_p_0]
+    log_f += [log_flow(states[n], n) for n in range(chunk, n_steps, chunk)]
+    log_f.append(trajectories.log_r)
+    by_chunk = (trajectories.log_p_f - trajectories.log_p_b).unflatten(0, (n_steps // chunk, chunk)).sum(1)
+    # discrepancy of i..j is height_i - height_j
+    height = torch.stack(log_f)
+    height = torch.cat([height[:1], height[1:] - by_chunk.cumsum(0)])
+    i, j = torch.triu_indices(len(height), len(height), offset=1, device=states.device)
+    weight = torch.where(j - i == 1, 1.0, float(lam) ** (j - i - 1).to(height))
+    squares = (height[i] - height[j]).square().mean(1)
+    return (weight * squares).sum() / weight.sum()
+
+
+def reverse_kl(log_r: Tensor, log_ratio: Tensor) -> Tensor:
+    """-ELBO, a scalar, of a differentiable rollout: log R of its terminal states (B,), log (p_F p_0 / p_B) (B,).
+
+    With the pinned Brownian process this is the path integral sampler (Zhang and Chen 2022), with the
+    Ornstein-Uhlenbeck process the denoising diffusion sampler (Vargas et al. 2023).
+    """
+    return (log_ratio - log_r).mean()
+
+
+class _LogProbWithScore(torch.autograd.Function):
+    """log R, whose derivative is the score that came with it: one evaluation, no graph through the target."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, log_prob_and_score: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        log_r, score = log_prob_and_score(x)
+        ctx.save_for_backward(score)
+        return log_r
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (score,) = ctx.saved_tensors
+        return grad[:, None] * score, None
+
+
+def differentiable_log_prob(log_prob_and_score: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """log R (B,) of states x (B, D), differentiable once, at one booked evaluation a state."""
+    return _LogProbWithScore.apply(x, log_prob_and_score)
+
+
 class ControlVariate:
     """Optimal mixing of the two unbiased regression targets for f_n = grad log (p_n / p_ref), coordinate by coordinate.
 
-    Denoising score matching regresses on A = grad log p(x_n | x_N) - grad log p_ref, target score matching on
-    B = grad log R(x_N) / s_n - grad log p_ref (De Bortoli et al. 2024, arXiv 2402.08667); both have mean f_n given
-    x_n. A
-    mixture A + r W with W = m_n (B - A), m_n = s_n^2 on the line and 1 on the circle, has the same mean for every r
-    and the
-    least variance at r = -E[A W] / E[W^2], tracked here as running means. For a standard normal target r = 1 makes the
-    regression target exact: no noise is left.
+    Denoising score matching regresses on A = grad log (p(x_n | x_N) / p_ref(x_n)), target score matching on
+    T = grad log (R / p_ref)(x_N) d x_N / d x_n along the reference's forward kernel (De Bortoli et al. 2024,
+    arXiv 2402.08667), on the circle on grad log R(x_N); both have mean f_n given x_n. A mixture A + r W with W = T - A
+    has the same mean for every r and the least variance at r = -E[A W] / E[W^2], tracked here as running means. For a
+    standard normal target r = 1 makes the regression target exact: no noise is left.
     """
 
     def __init__(self, n_steps: int, dim: int, rate: float = 0.02) -> None:
@@ -105,8 +160,7 @@ def denoising(
     process, space = policy.process, policy.space
     steps = torch.arange(process.n_steps, device=x_data.device)
     x_next = process.sample_marginal(x_data, steps + 1, generator)
-    mean_b = rows(process.step_scale, steps) * x_next
-    x = space.sample_normal(mean_b, rows(process.step_log_var, steps).expand_as(mean_b), generator)
+    x = process.sample_step(x_next, steps, generator)
     drift, log_var = policy.drift_and_log_var(x, steps)
     mean = policy.mean(x, drift, steps)
     if score is None or mix is None:
@@ -122,18 +176,21 @@ def denoising(
 def _regression_targets(policy: Policy, x_data: Tensor, x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     """A and W of `ControlVariate`, (N, B, D), for noised states x (N, B, D) of the data."""
     process, space = policy.process, policy.space
-    scale = process.marginal_scale[:-1, None]  # (N, 1, D)
-    var = process.marginal_std[:-1, None].square()
-    line, circle = space.split(x - scale * x_data)
-    noise_score_line = -line / space.split(var)[0]
-    s = space.split(scale)[0]
-    a_line = noise_score_line + space.split(x)[0]
-    w_line = s * space.split(score)[0] - s.square() * noise_score_line
+    steps = torch.arange(process.n_steps, device=x.device)
+    data_line, x_line = space.split(x_data)[0], space.split(x)[0]
+    data_gain, state_gain, to_data = (
+        space.split(rows(table, steps))[0] for table in (process.data_gain, process.state_gain, process.to_data)
+    )
+    a_line = data_gain * data_line + state_gain * x_line
+    # with r = 1, grad log (R / N(0, I)) at the data, carried back along the reference's forward kernel
+    w_line = to_data * (space.split(score)[0] + data_line) - a_line
     if not space.n_circle:
         return a_line, w_line
+    var = space.split(process.marginal_std[:-1, None].square())[1]
+    circle = space.split(x - x_data)[1]
     with torch.enable_grad():
         delta = circle.detach().requires_grad_()
-        log_p = log_wrapped_normal(delta, space.split(var)[1].log().expand_as(delta))
+        log_p = log_wrapped_normal(delta, var.log().expand_as(delta))
         (a_circle,) = torch.autograd.grad(log_p.sum(), delta)
     w_circle = space.split(score)[1] - a_circle
     return torch.cat([a_line, a_circle], -1), torch.cat([w_line, w_circle], -1)

@@ -1,4 +1,5 @@
-"""The trainer: a denoising warm start, then trajectory balance on policy, replay and SMC, one update at a time."""
+"""The trainer: a denoising warm start, then trajectory balance (or another objective) on policy, replay and SMC, one
+update at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +12,30 @@ import torch
 from torch import Tensor
 
 from molsampler.diffusion.policy import Policy
-from molsampler.diffusion.trajectories import rollout, score_states
+from molsampler.diffusion.trajectories import Trajectories, differentiable_rollout, rollout, score_states
 from molsampler.errors import InputError
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.mala import MalaScale
+from molsampler.smc.sampler import LogTwist
 from molsampler.targets.target import Target
 from molsampler.training.behaviours import Behaviours, SMCReport, Surrogate
 from molsampler.training.buffer import ReplayBuffer
 from molsampler.training.config import TrainConfig
 from molsampler.training.learner import Learner
-from molsampler.training.objectives import ControlVariate, denoising, subtb_chunk, trajectory_balance
+from molsampler.training.objectives import (
+    ControlVariate,
+    denoising,
+    differentiable_log_prob,
+    log_variance,
+    reverse_kl,
+    subtb_chunk,
+    subtb_lambda,
+    trajectory_balance,
+)
 
 PROBE_UPDATES = 12  # updates timed to turn minutes into numbers of updates
+FIRST_ROLLOUTS = 4096  # of the untrained policy, where training begins from scratch
 
 
 class Trainer:
@@ -39,7 +51,11 @@ class Trainer:
             raise InputError(f"the SMC chunk of {chunk} steps does not divide the {n_steps} steps: change one of them")
         self.target, self.config, self.generator = target, config, generator
         self.learner = Learner(target.space, config, generator, device)
-        self.buffer = ReplayBuffer(config.behaviour.capacity, target.space.dim, config.behaviour.gamma, device=device)
+        behaviour = config.behaviour
+        priority = "importance" if behaviour.replay == "none" else behaviour.replay
+        self.buffer = ReplayBuffer(
+            behaviour.capacity, target.space.dim, behaviour.gamma, device=device, priority=priority
+        )
         self.behaviours = Behaviours(target, self.learner, self.buffer, config, generator)
         n = config.schedule.n_steps
         self.control_variate = ControlVariate(n, target.space.dim)
@@ -49,6 +65,12 @@ class Trainer:
         self.warm_updates, self.updates = config.warm_updates, config.updates
         self.done, self.seconds, self.last_loss, self.last_twist_loss = 0, 0.0, math.nan, math.nan
         self.learner.accelerate(config.precision, config.compile)
+        if config.policy.langevin:
+            self.learner.policy.score = self._score
+
+    def _score(self, x: Tensor) -> Tensor:
+        with self.target.counter.purpose("guidance"):
+            return self.target.log_prob_and_score(x)[1]
 
     @property
     def total(self) -> int:
@@ -56,13 +78,24 @@ class Trainer:
 
     @property
     def phase(self) -> str:
-        return "denoising" if self.done < self.warm_updates else "trajectory balance"
+        after = {"tb": "trajectory balance"}.get(self.config.objective, self.config.objective)
+        return "denoising" if self.done < self.warm_updates else after
 
-    def begin(self, start: Prefill) -> None:
-        """Prefill the buffers; set log Z and the surrogate's knee from what is in them."""
-        self.behaviours.prefill(start)
+    def begin(self, start: Prefill | None = None) -> None:
+        """Fill the buffers, from the prefill or by the untrained policy; set log Z and the surrogate's knee by that."""
+        if start is None:
+            self.behaviours.on_policy(FIRST_ROLLOUTS)
+            if not len(self.buffer):
+                raise InputError(
+                    f"none of {FIRST_ROLLOUTS} rollouts of the untrained policy lies on the target's support: begin "
+                    'with start = "annealed"'
+                )
+            log_z = LogWeights(self.buffer.log_w[: len(self.buffer)]).log_mean
+        else:
+            self.behaviours.prefill(start)
+            log_z = start.log_z
         with torch.no_grad():
-            self.learner.log_z.fill_(start.log_z)
+            self.learner.log_z.fill_(log_z)
         log_r = self.buffer.log_r[: len(self.buffer)]
         self.surrogate.knee = float(torch.quantile(log_r[-16384:], 0.01)) - self.config.surrogate_margin
 
@@ -97,30 +130,66 @@ class Trainer:
         return float(loss.detach()) if made else math.nan
 
     def _balance(self, k: int, share: float) -> float:
-        config = self.config.behaviour
-        cycle = config.replay_updates + 1
-        if k % cycle == 0:
-            states, log_r = self.behaviours.on_policy(config.batch)
-        else:
-            replays = k - k // cycle
-            if config.smc_every and replays % config.smc_every == 0:
-                self.behaviours.smc(self.twist_log_r)
-            states, log_r = self.behaviours.replay(config.batch)
+        if self.config.objective == "reverse_kl":
+            return self._reverse_kl(share)
+        states, log_r = self._training_states(k)
         trajectories = score_states(self.learner.policy, states, self.surrogate(log_r))
-        limit = self.config.optimiser.residual_limit
-        loss = trajectory_balance(trajectories, self.learner.log_z, limit).mean()
-        made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
-        with torch.no_grad():
-            at_ends = {n: self.twist_log_r(states[n], n) for n in self._chunk_ends()}
-        twist_loss = subtb_chunk(
-            trajectories,
-            lambda x, n: self.learner.log_twist(x, n, at_ends[n]),
-            self.learner.log_z,
-            self.config.smc.chunk,
-        )
-        self.learner.step_twist(twist_loss, share * self.config.optimiser.twist_rate)
+        if self.config.objective in ("subtb", "db"):
+            return self._flow_matching(trajectories, share)
+        optimiser, log_z = self.config.optimiser, self.learner.log_z
+        if self.config.objective == "tb":
+            loss = trajectory_balance(trajectories, log_z, optimiser.residual_limit).mean()
+        else:
+            loss = log_variance(trajectories, optimiser.residual_limit).mean()
+            # log Z follows without a say in the policy; twist and reports need it
+            loss = loss + (log_z - trajectories.log_weights().detach()).square().mean()
+        made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
+        twist_loss = subtb_chunk(trajectories, self._flow(states, self._chunk_ends()), log_z, self.config.smc.chunk)
+        self.learner.step_twist(twist_loss, share * optimiser.twist_rate)
         self.last_twist_loss = float(twist_loss.detach())
         return float(loss.detach()) if made else math.nan
+
+    def _training_states(self, k: int) -> tuple[Tensor, Tensor]:
+        """States (N+1, B, D) and log R (B,) of update k: rollouts, or noised states of SMC and replay."""
+        config, behaviours = self.config.behaviour, self.behaviours
+        cycle = config.replay_updates + 1
+        replay = k % cycle > 0
+        if replay:
+            replays = k - k // cycle
+            if config.smc_every and replays % config.smc_every == 0:
+                behaviours.smc(self.twist_log_r)
+            replay = config.replay != "none" or len(behaviours.fresh) > 0
+        if replay:
+            return behaviours.replay(config.batch)
+        left = max(1.0 - 2.0 * k / max(self.updates, 1), 0.0)
+        return behaviours.on_policy(config.batch, config.exploration * left)
+
+    def _flow_matching(self, trajectories: Trajectories, share: float) -> float:
+        """SubTB(lambda) or detailed balance: policy, twist (as flow) and log Z by one loss."""
+        single = self.config.objective == "db"
+        chunk, lam = (1, 0.0) if single else (self.config.smc.chunk, self.config.subtb_lambda)
+        flow = self._flow(trajectories.states, range(chunk, self.config.schedule.n_steps, chunk))
+        loss = subtb_lambda(trajectories, flow, self.learner.log_z, chunk, lam)
+        optimiser = self.config.optimiser
+        made = self.learner.step_both(loss, share * optimiser.rate, share * optimiser.twist_rate)
+        self.last_twist_loss = float(loss.detach())
+        return float(loss.detach()) if made else math.nan
+
+    def _reverse_kl(self, share: float) -> float:
+        with self.target.counter.purpose("rollout"):
+            states, log_ratio = differentiable_rollout(self.learner.policy, self.config.behaviour.batch, self.generator)
+            log_r = differentiable_log_prob(self.target.log_prob_and_score, states[-1])
+        bounded = self.surrogate(log_r)
+        loss = reverse_kl(bounded, log_ratio)
+        loss = loss + (self.learner.log_z - (bounded - log_ratio).detach()).square().mean()
+        made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
+        return float(loss.detach()) if made else math.nan
+
+    def _flow(self, states: Tensor, ends: range) -> LogTwist:
+        """The twist at the states of a batch, with the energies that it holds evaluated beforehand."""
+        with torch.no_grad():
+            at_ends = {n: self.twist_log_r(states[n], n) for n in ends}
+        return lambda x, n: self.learner.log_twist(x, n, at_ends[n])
 
     def _chunk_ends(self) -> range:
         return range(self.config.smc.chunk, self.config.schedule.n_steps, self.config.smc.chunk)
@@ -145,8 +214,15 @@ class Trainer:
             return math.nan, math.nan
         before = self.state_dict()
         cycle = 2 * (self.config.behaviour.replay_updates + 1)
+        warm_share = 0.0 if self.config.start == "scratch" else self.config.warm_share
         seconds = []
-        for phase in (lambda k: self._denoise(1e-3), lambda k: self._balance(k, 1e-3)):
+        for phase, wanted in (
+            (lambda k: self._denoise(1e-3), warm_share > 0.0),
+            (lambda k: self._balance(k, 1e-3), True),
+        ):
+            if not wanted:
+                seconds.append(math.inf)
+                continue
             for k in range(3):
                 phase(k + 1)
             repeats = PROBE_UPDATES // cycle * cycle or cycle
@@ -155,15 +231,14 @@ class Trainer:
                 phase(k)
             seconds.append((time.perf_counter() - start) / repeats)
         self.load_state_dict(before)
-        budget = 60.0 * self.config.minutes
-        start = time.perf_counter()
-        self.behaviours.local_moves()
-        moves = (time.perf_counter() - start) / max(self.config.behaviour.moves_every, 1)
-        if not self.config.behaviour.moves_every:
-            moves = 0.0
-        self.load_state_dict(before)
-        self.warm_updates = max(1, round(budget * self.config.warm_share / (seconds[0] + moves)))
-        self.updates = max(1, round(budget * (1.0 - self.config.warm_share) / (seconds[1] + moves)))
+        budget, every, moves = 60.0 * self.config.minutes, self.config.behaviour.moves_every, 0.0
+        if every:
+            start = time.perf_counter()
+            self.behaviours.local_moves()
+            moves = (time.perf_counter() - start) / every
+            self.load_state_dict(before)
+        self.warm_updates = round(budget * warm_share / (seconds[0] + moves))
+        self.updates = max(1, round(budget * (1.0 - warm_share) / (seconds[1] + moves)))
         return seconds[0], seconds[1]
 
     # looking ---------------------------------------------------------------------------------------------------------
@@ -210,7 +285,7 @@ class Trainer:
             "energy_evaluations": counter.total,
             "evaluations_non_finite": counter.non_finite,
         }
-        for word in ("md", "prefill", "rollout", "smc", "local_moves", "analysis"):
+        for word in ("md", "prefill", "rollout", "smc", "local_moves", "guidance", "analysis"):
             row[f"evaluations_{word}"] = counter.by_purpose.get(word, 0)
         return row
 
@@ -223,6 +298,7 @@ class Trainer:
             "learner": _copy(self.learner.state_dict()),
             "buffer": self.buffer.state_dict(),
             "explored": self.behaviours.explored.state_dict(),
+            "fresh": self.behaviours.fresh.state_dict(),
             "control_variate": _copy(self.control_variate.state_dict()),
             "counter": self.target.counter.state_dict(),
             "generator": self.generator.get_state(),
@@ -242,6 +318,7 @@ class Trainer:
         self.learner.load_state_dict(_copy(state["learner"]))
         self.buffer.load_state_dict(state["buffer"])
         self.behaviours.explored.load_state_dict(state["explored"])
+        self.behaviours.fresh.load_state_dict(state["fresh"])
         self.control_variate.load_state_dict(_copy(state["control_variate"]))
         self.target.counter.load_state_dict(state["counter"])
         self.generator.set_state(state["generator"])

@@ -21,7 +21,7 @@ class ExactReversal(Policy):
     def __init__(self, target: Gaussian, schedule: ScheduleConfig) -> None:
         super().__init__(NoisingProcess(target.space, schedule), PolicyConfig(4, 1), seeded(0))
         self.double()
-        scale, var = self.process.step_scale, self.process.step_log_var.exp()
+        scale, var = self.process.backward_scale, self.process.backward_log_var.exp()
         line = target.space.n_line
         means, variances = [target.mean.double()], [target.std.double().square()]
         for a, tau in zip(scale[:, :line].flip(0), var[:, :line].flip(0), strict=True):
@@ -29,7 +29,7 @@ class ExactReversal(Policy):
             variances.append(a.square() * variances[-1] + tau)
         self.marginal_mean, self.marginal_var = torch.stack(means[::-1]), torch.stack(variances[::-1])
         slope, bias = torch.zeros_like(scale), torch.zeros_like(scale)
-        log_var = self.process.step_log_var.clone()
+        log_var = self.process.forward_log_var.clone()
         slope[:, :line] = 1.0 - 1.0 / self.marginal_var[:-1]
         bias[:, :line] = self.marginal_mean[:-1] / self.marginal_var[:-1]
         log_var[:, :line] += (self.marginal_var[1:] / self.marginal_var[:-1]).log()

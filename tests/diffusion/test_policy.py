@@ -111,7 +111,7 @@ def test_log_variance_is_bounded():
     x = states()
     for n in (0, 12, 23):
         _, log_var = policy(x, n)
-        change = (log_var - policy.process.step_log_var[n]).detach()
+        change = (log_var - policy.process.forward_log_var[n]).detach()
         assert float(change.abs().max()) <= 2.0 + 1e-5 and float(change.abs().max()) > 1.9
         assert log_var[:, 3:].max().item() <= 2.0 * math.log(MAX_CIRCLE_STD) + 1e-6
 

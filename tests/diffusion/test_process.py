@@ -17,8 +17,8 @@ def test_steps_compose_to_the_marginal(schedule):
     process = NoisingProcess(Space(2, 1), schedule).double()
     mean, var = torch.ones(3).double(), torch.zeros(3).double()
     for n in reversed(range(schedule.n_steps)):
-        a = process.step_scale[n]
-        mean, var = a * mean, a.square() * var + process.step_log_var[n].exp()
+        a = process.backward_scale[n]
+        mean, var = a * mean, a.square() * var + process.backward_log_var[n].exp()
         torch.testing.assert_close(mean, process.marginal_scale[n], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(var, process.marginal_std[n].square(), rtol=1e-5, atol=1e-6)
     # what the words of the schedule say
@@ -27,7 +27,7 @@ def test_steps_compose_to_the_marginal(schedule):
     assert process.marginal_std[-1].tolist() == [0.0, 0.0, 0.0]
     assert process.marginal_scale[-1].tolist() == [1.0, 1.0, 1.0]
     # the line keeps the variance of N(0, 1)
-    square = process.step_scale[:, :2].square() + process.step_log_var[:, :2].exp()
+    square = process.backward_scale[:, :2].square() + process.backward_log_var[:, :2].exp()
     torch.testing.assert_close(square, torch.ones_like(square), rtol=1e-6, atol=1e-6)
 
 
