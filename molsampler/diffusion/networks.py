@@ -9,6 +9,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molsampler.diffusion.process import Steps, rows
+from molsampler.diffusion.space import Space
+
+FREQUENCY_RANGE = 5.0
+"""Line coordinates, standardised, are taken to lie within this of 0: the lowest frequency has half a period there."""
+
+
+class Features:
+    """What networks see of a state: the space's own features, and Fourier features of the line coordinates.
+
+    frequencies : sines and cosines a line coordinate, of pi k / (2 FREQUENCY_RANGE), k = 1..frequencies. An MLP finds
+        narrow wells hard to see in a bare number (Tancik et al. 2020); on the circle the multiples do the same.
+    width : of the features
+    """
+
+    def __init__(self, space: Space, frequencies: int) -> None:
+        self.space, self.frequencies = space, frequencies
+        self.width = space.n_features + 2 * frequencies * space.n_line
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., width)."""
+        plain = self.space.features(x)
+        if not self.frequencies:
+            return plain
+        line, _ = self.space.split(x)
+        angle = (0.5 * math.pi / FREQUENCY_RANGE) * line
+        multiples = torch.cat([k * angle for k in range(1, self.frequencies + 1)], dim=-1)
+        return torch.cat([plain, multiples.sin(), multiples.cos()], dim=-1)
 
 
 def linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:

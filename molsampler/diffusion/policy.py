@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from molsampler.diffusion.networks import StepMLP
+from molsampler.diffusion.networks import Features, StepMLP
 from molsampler.diffusion.process import NoisingProcess, Steps, rows
 from molsampler.diffusion.space import MAX_CIRCLE_STD
 
@@ -30,6 +30,7 @@ CIRCLE_SOFTENING = 0.3
 @dataclass(frozen=True)
 class PolicyConfig:
     """width, depth : hidden layers of the policy network
+    frequencies : Fourier features of every line coordinate (`networks.Features`)
     log_var_range : largest change of the log-variance of a step against the reference, in both directions
     langevin : let the drift see the target's score at the current state, which costs an evaluation a step
     score_limit : coordinates of the score are bounded, smoothly, by this much (Langevin parametrisation)
@@ -37,6 +38,7 @@ class PolicyConfig:
 
     width: int = 256
     depth: int = 3
+    frequencies: int = 0
     log_var_range: float = 3.0
     langevin: bool = False
     score_limit: float = 30.0
@@ -55,7 +57,8 @@ class Policy(nn.Module):
         self.space = process.space
         self.config = config
         d = self.space.dim
-        self.network = StepMLP(self.space.n_features, 2 * d, process.n_steps, config.width, config.depth, generator)
+        self.features = Features(self.space, config.frequencies)
+        self.network = StepMLP(self.features.width, 2 * d, process.n_steps, config.width, config.depth, generator)
         line = self.space.n_line
         drift_scale = process.to_data.clone()
         drift_scale[:, line:] = (process.sigma[:-1, None].square() + CIRCLE_SOFTENING**2).rsqrt()
@@ -70,7 +73,7 @@ class Policy(nn.Module):
         """f_n(x) and the kernel's log-variance, both (..., B, D), of states x (..., B, D) at steps n."""
         fast = torch.is_grad_enabled() and not isinstance(n, int) and self.training_network is not None
         network = self.training_network if fast else self.network
-        drift, log_var = network(self.space.features(x), n).chunk(2, dim=-1)
+        drift, log_var = network(self.features(x), n).chunk(2, dim=-1)
         if self.gate is not None:
             drift = drift + rows(self.gate, n) * self._guidance(x)
         bound = self.config.log_var_range

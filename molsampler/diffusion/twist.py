@@ -12,18 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from molsampler.diffusion.networks import StepMLP
+from molsampler.diffusion.networks import Features, StepMLP
 from molsampler.diffusion.process import NoisingProcess
 
 
 @dataclass(frozen=True)
 class TwistConfig:
     """width, depth : hidden layers of the twist network
+    frequencies : Fourier features of every line coordinate (`networks.Features`)
     partial_energy : include (1 - beta_n) log p_ref + beta_n log R, beta_n = (n / N)^partial_power
     """
 
     width: int = 128
     depth: int = 3
+    frequencies: int = 0
     partial_energy: bool = False
     partial_power: float = 4.0
 
@@ -37,7 +39,8 @@ class Twist(nn.Module):
         self.space = process.space
         self.config = config
         self.n_steps = process.n_steps
-        self.network = StepMLP(self.space.n_features, 1, process.n_steps, config.width, config.depth, generator)
+        self.features = Features(self.space, config.frequencies)
+        self.network = StepMLP(self.features.width, 1, process.n_steps, config.width, config.depth, generator)
 
     def beta(self, n: int) -> float:
         """Share of the energy in log F_n; 0 without the partial energy."""
@@ -50,7 +53,7 @@ class Twist(nn.Module):
         log_r : (B,) bounded log R(x), needed where `beta(n)` is positive
         """
         reference = self.process.log_reference(x, n)
-        value = reference + log_z + self.network(self.space.features(x), n)[..., 0]
+        value = reference + log_z + self.network(self.features(x), n)[..., 0]
         beta = self.beta(n)
         if beta > 0.0:
             if log_r is None:

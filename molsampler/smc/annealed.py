@@ -1,4 +1,4 @@
-"""Classical SMC from the prior to the target along a geometric path, with MALA moves and adaptive temperatures.
+"""Classical SMC from the prior to the target along a geometric path, with Markov moves and adaptive temperatures.
 
 Del Moral, Doucet and Jasra (2006); temperatures as in Jasra et al. (2011). It knows nothing of policy or twist: it
 fills the replay buffer before there is any policy, with every basin that the prior reaches and at the weight that the
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from molsampler.diffusion.space import Space
 from molsampler.errors import InputError
+from molsampler.smc.kernels import Kernel, KernelName, kernel_named
 from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.mala import ChainState, MalaScale, mala
+from molsampler.smc.mala import ChainState, MalaScale
 from molsampler.smc.resampling import systematic
 
 _BISECTIONS = 60
@@ -26,8 +27,11 @@ _BISECTIONS = 60
 class AnnealConfig:
     """particles : K
     ess : the next inverse temperature keeps ESS at this share of K
-    moves : MALA steps a temperature; last_moves : MALA steps at the target itself
+    moves : steps of the kernel a temperature; last_moves : steps at the target itself
     max_temperatures : more than these is refused: the path does not get through
+    kernel : "mala", "hmc" (Hamiltonian Monte Carlo) or "random_walk" (Metropolis)
+    leapfrog_steps : evaluations a step of "hmc"; the other kernels take one
+    step_range : of "mala", see `mala`
     """
 
     particles: int = 4096
@@ -35,12 +39,14 @@ class AnnealConfig:
     moves: int = 8
     last_moves: int = 40
     max_temperatures: int = 400
+    kernel: KernelName = "mala"
+    step_range: float = 1.0
+    leapfrog_steps: int = 8
 
 
 @dataclass(frozen=True)
-class Annealed:
-    """state : particles at the target, equally weighted; log_z : estimate of log Z; betas : the path; acceptance :
-    MALA's at each temperature; distinct_ancestors : prior draws that have descendants; scale : MALA's, adapted.
+class Prefill:
+    """What training starts from. state : states of R, equally weighted; log_z : estimate of log Z.
 
     explorers, explorer_log_w : the particles of the hottest temperature, moved along the same path without
     resampling, and their log-weights by annealed importance sampling (Neal 2001): the same measure, with as many
@@ -49,23 +55,19 @@ class Annealed:
 
     state: ChainState
     log_z: float
-    betas: list[float]
-    acceptance: list[float]
-    distinct_ancestors: int
-    scale: MalaScale
     explorers: ChainState
     explorer_log_w: Tensor
 
 
 @dataclass(frozen=True)
-class Prefill:
-    """What training starts from. state : equally weighted states of R; log_z : estimate of log Z;
-    explorers, explorer_log_w : see `Annealed`."""
+class Annealed(Prefill):
+    """betas : the path; acceptance : the kernel's at each temperature; distinct_ancestors : prior draws that have
+    descendants; scale : the kernel's, adapted."""
 
-    state: ChainState
-    log_z: float
-    explorers: ChainState
-    explorer_log_w: Tensor
+    betas: list[float]
+    acceptance: list[float]
+    distinct_ancestors: int
+    scale: MalaScale
 
 
 @torch.no_grad()
@@ -80,7 +82,7 @@ def annealed_smc(
 
     R = 0 at a draw of the prior is a particle of weight zero, which the first resampling removes.
     """
-    k = config.particles
+    k, kernel = config.particles, kernel_named(config.kernel, config.leapfrog_steps, config.step_range)
     x = space.sample_prior(k, generator)
     log_r, score = log_prob_and_score(x)
     if not bool(torch.isfinite(log_r).any()):
@@ -107,7 +109,7 @@ def annealed_smc(
         state = ChainState(state.x[picked], state.log_r[picked], state.score[picked])
         ancestors = ancestors[picked]
         moves = config.moves if beta < 1.0 else config.last_moves
-        state, scale, rate = _move(log_prob_and_score, space, state, scale, beta, moves, generator)
+        state, scale, rate = _move(kernel, log_prob_and_score, space, state, scale, beta, moves, generator)
         betas.append(beta)
         acceptance.append(rate)
         if len(betas) == 1:
@@ -118,8 +120,8 @@ def annealed_smc(
     for before, beta in zip(betas, betas[1:], strict=False):
         log_w += (beta - before) * (hot.log_r.double() - space.log_prior(hot.x).double())
         moves = config.moves if beta < 1.0 else config.last_moves
-        hot, hot_scale, _ = _move(log_prob_and_score, space, hot, hot_scale, beta, moves, generator)
-    return Annealed(state, log_z, betas, acceptance, len(ancestors.unique()), scale, hot, log_w)
+        hot, hot_scale, _ = _move(kernel, log_prob_and_score, space, hot, hot_scale, beta, moves, generator)
+    return Annealed(state, log_z, hot, log_w, betas, acceptance, len(ancestors.unique()), scale)
 
 
 def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:
@@ -138,6 +140,7 @@ def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:
 
 
 def _move(
+    kernel: Kernel,
     log_prob_and_score: Callable[[Tensor], tuple[Tensor, Tensor]],
     space: Space,
     state: ChainState,
@@ -146,7 +149,7 @@ def _move(
     moves: int,
     generator: torch.Generator,
 ) -> tuple[ChainState, MalaScale, float]:
-    """MALA at inverse temperature beta, carrying log R and score of the target itself along with the state."""
+    """The kernel at inverse temperature beta, carrying log R and score of the target itself along with the state."""
     carried: list[tuple[Tensor, Tensor]] = []
 
     def tempered(x: Tensor, log_r: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,8 +167,9 @@ def _move(
     total = 0.0
     for _ in range(moves):
         before = chain
-        chain, scale, rate = mala(evaluate, space, chain, scale, 1, generator)
-        log_r, score = carried.pop()
+        chain, scale, rate = kernel(evaluate, space, chain, scale, 1, generator)
+        log_r, score = carried[-1]
+        carried.clear()
         moved = (chain.x != before.x).any(-1)
         state = ChainState(
             chain.x, torch.where(moved, log_r, state.log_r), torch.where(moved[:, None], score, state.score)

@@ -42,6 +42,18 @@ class MalaScale:
         fisher = score.double().square().mean(0).clamp_min(1e-12)
         return MalaScale(fisher.rsqrt().clamp_max(math.pi / 4).to(score.dtype), step)
 
+    def std(self, space: Space) -> Tensor:
+        """(D,) spread of the proposal's noise."""
+        std = self.step * self.scale
+        # on a flat circle every move is accepted and the step grows; wider kernels have no exact density
+        std[space.n_line :].clamp_max_(MAX_CIRCLE_STD)
+        return std
+
+    def adapted(self, acceptance: float, optimum: float, rate: float = _ADAPTATION_RATE) -> MalaScale:
+        """The step made longer or shorter by up to a factor exp(rate), so that acceptance comes nearer to its
+        optimum."""
+        return MalaScale(self.scale, self.step * math.exp(rate * (acceptance - optimum)))
+
 
 @torch.no_grad()
 def mala(
@@ -52,40 +64,55 @@ def mala(
     n_steps: int,
     generator: torch.Generator,
     adapt: bool = True,
+    *,
+    step_range: float = 1.0,
 ) -> tuple[ChainState, MalaScale, float]:
     """n_steps of MALA on B chains at once, one evaluation each a step.
 
     Returns the new state, the adapted scale and the mean acceptance. Chains start on the support (log_r finite);
     proposals off it are rejected.
+    step_range : above 1, every chain draws its own step each time, log-uniformly from this many times shorter up to the
+        common one; for targets whose width differs from place to place, such as a funnel
     """
     accepted = 0.0
     for _ in range(n_steps):
-        std = scale.step * scale.scale
-        # on a flat circle every move is accepted and the step grows; wider kernels have no exact density
-        std[space.n_line :].clamp_max_(MAX_CIRCLE_STD)
+        std = scale.std(space)
+        if step_range > 1.0:
+            u = torch.rand(len(state.x), 1, generator=generator, dtype=std.dtype, device=std.device)
+            std = std * step_range**-u  # (B, D); drawn before the proposal and independent of the state
         log_var = 2.0 * std.log()
-        mean = state.x + _drift(state.score, std)
+        mean = state.x + drift(state.score, std)
         y = space.sample_normal(mean, log_var.expand_as(mean), generator)
-        log_r, score = log_prob_and_score(y)
+        proposal = ChainState(y, *log_prob_and_score(y))
         log_forward = space.log_normal(y, mean, log_var)
-        log_backward = space.log_normal(state.x, y + _drift(score, std), log_var)
-        log_accept = log_r - state.log_r + log_backward - log_forward
-        u = torch.rand(len(y), generator=generator, dtype=y.dtype, device=y.device)
-        take = torch.isfinite(log_r) & (u.log() < log_accept)
-        state = ChainState(
-            torch.where(take[:, None], y, state.x),
-            torch.where(take, log_r, state.log_r),
-            torch.where(take[:, None], score, state.score),
-        )
-        rate = float(take.double().mean())
+        log_backward = space.log_normal(state.x, y + drift(proposal.score, std), log_var)
+        log_accept = proposal.log_r - state.log_r + log_backward - log_forward
+        state, rate = metropolis(state, proposal, log_accept, generator)
         accepted += rate
         if adapt:
-            step = scale.step * math.exp(_ADAPTATION_RATE * (rate - OPTIMAL_ACCEPTANCE))
-            scale = MalaScale(scale.scale, step)
+            scale = scale.adapted(rate, OPTIMAL_ACCEPTANCE)
     return state, scale, accepted / max(n_steps, 1)
 
 
-def _drift(score: Tensor, std: Tensor) -> Tensor:
+def metropolis(
+    state: ChainState, proposal: ChainState, log_accept: Tensor, generator: torch.Generator
+) -> tuple[ChainState, float]:
+    """Each chain's proposal with probability exp(log_accept) (B,), its old state otherwise, and the share accepted.
+
+    Proposals whose log R is not finite are rejected.
+    """
+    y = proposal.x
+    u = torch.rand(len(y), generator=generator, dtype=y.dtype, device=y.device)
+    take = torch.isfinite(proposal.log_r) & (u.log() < log_accept)
+    chosen = ChainState(
+        torch.where(take[:, None], y, state.x),
+        torch.where(take, proposal.log_r, state.log_r),
+        torch.where(take[:, None], proposal.score, state.score),
+    )
+    return chosen, float(take.double().mean())
+
+
+def drift(score: Tensor, std: Tensor) -> Tensor:
     """Half the squared spread times the score, shortened to at most _MAX_DRIFT spreads a coordinate (root mean
     square)."""
     noise_units = 0.5 * std * score

@@ -98,6 +98,7 @@ class Behaviours:
                     self.scale,
                     self.config.prefill_steps,
                     self.generator,
+                    step_range=self.config.moves_step_range,
                 )
                 buffer.add(state.x, state.log_r, state.score, log_w)
 
@@ -191,6 +192,7 @@ class Behaviours:
                     scale,
                     self.config.moves_steps,
                     self.generator,
+                    step_range=self.config.moves_step_range,
                 )
             x, log_r, score = state.x, state.log_r, state.score
         self.buffer.add_descendants(parents, [(x, log_r, score)])

@@ -48,6 +48,8 @@ class BehaviourConfig:
     moves_limit : evaluations that local moves may take in a run, whatever its length
     moves : "mala", or "md" where the target offers it; moves_parents, moves_steps : states drawn, steps each
     capacity, gamma : of the replay buffer
+    moves_step_range : of MALA, in local moves and prefill, see `mala`
+    warm_rollouts, warm_every : so many rollouts enter the buffer every so many updates of denoising (0: none)
     prefill_frames, prefill_steps : frames kept of the prefill's chains and MALA steps between two
     explore_share : share of training states drawn from the annealing's explorers, by weights tempered to an ESS of
         explore_gamma; explore_capacity : how many of those are kept
@@ -65,6 +67,9 @@ class BehaviourConfig:
     moves: Literal["mala", "md"] = "mala"
     moves_parents: int = 2048
     moves_steps: int = 10
+    moves_step_range: float = 1.0
+    warm_rollouts: int = 0
+    warm_every: int = 20
     capacity: int = 120_000
     gamma: float = 0.05
     prefill_frames: int = 16

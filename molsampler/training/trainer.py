@@ -106,6 +106,10 @@ class Trainer:
         start = time.perf_counter()
         if self.done < self.warm_updates:
             loss = self._denoise(self.learner.rate(self.done, self.warm_updates))
+            behaviour = self.config.behaviour
+            if behaviour.warm_rollouts and self.done % behaviour.warm_every == behaviour.warm_every - 1:
+                # weighted rollouts correct what annealing got wrong, before trajectory balance takes over
+                self.learner.with_averaged(lambda policy: self.behaviours.on_policy(behaviour.warm_rollouts))
         else:
             if self.done == self.warm_updates and self.done > 0:
                 self.learner.start_phase()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,27 @@ def test_log_z_and_basin_weights():
         assert len(run.acceptance) == len(run.betas) and all(0.1 < rate < 1.0 for rate in run.acceptance[-2:])
         assert 10 < run.distinct_ancestors <= 1024
     assert float(torch.tensor([run.log_z for run in done]).std()) < 0.3
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "random_walk"])
+def test_log_z_with_the_other_kernels(kernel):
+    """As above: Z, the share of a torsion well, and moments of the Gaussian; MALA stays what it is without a word."""
+    assert CONFIG.kernel == "mala"
+    bound = 6.0  # from 16 runs: by chance beyond in 2e-5 (Student's t) of all seeds for each mean
+    target = ShiftedGaussianAndTwoTorsionWells(torch.tensor([0.6, -1.2]), torch.tensor([0.3, 1.0]), 1, 3.2)
+    moves = 4 if kernel == "hmc" else 16  # evaluations a temperature are the same
+    config = replace(CONFIG, kernel=kernel, leapfrog_steps=4, moves=moves, last_moves=10)
+    done = runs(target, 16, config)
+    assert_mean(torch.tensor([run.log_z - 3.2 for run in done]).exp(), 1.0, bound)
+    x = torch.stack([run.state.x for run in done]).double()  # (16, 1024, 3)
+    assert_mean((x[..., 2] < 0.2).double().mean(1), 0.75, bound)
+    assert_mean((x[..., :2] - target.mean).square().mean(1), torch.tensor([0.09, 1.0]), bound)
+    assert_mean(torch.stack([(run.explorer_log_w - 3.2).exp().mean() for run in done]), 1.0, bound)
+    for run in done[:3]:
+        log_r, score = target.log_prob_and_score(run.state.x)
+        torch.testing.assert_close(run.state.log_r, log_r)
+        torch.testing.assert_close(run.state.score, score)
+        assert run.acceptance[-1] == pytest.approx(0.65 if kernel == "hmc" else 0.234, abs=0.1)
 
 
 def test_carried_log_r_and_score_are_those_of_the_target():

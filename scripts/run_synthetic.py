@@ -1,0 +1,8 @@
+"""Train and judge the sampler on a synthetic target: python scripts/run_synthetic.py gmm40-2d; --help tells the rest."""
+
+import sys
+
+from molsampler.synthetic_cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
