@@ -64,6 +64,11 @@ class CoxProcess(SyntheticTarget):
         if standard:
             self.log_z, self.log_z_error = LOG_Z, LOG_Z_ERROR
 
+    @property
+    def first_scale(self) -> Tensor:
+        """The prior's: its correlations are known beforehand."""
+        return self.prior_cholesky
+
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of x (B, D)."""
         white = torch.linalg.solve_triangular(self.prior_cholesky.to(x), (x - MEAN).T, upper=False)

@@ -10,14 +10,17 @@ import torch
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.mala import ChainState
 from molsampler.targets.affine import Affine
+from molsampler.targets.heavy_tailed import HeavyTailed
 from molsampler.targets.synthetic import SyntheticTarget
 
-Standardise = Literal["prior", "diagonal", "full"]
+Standardise = Literal["prior", "diagonal", "full", "sinh"]
 
 
-def first_chart(target: SyntheticTarget) -> Affine:
+def first_chart(target: SyntheticTarget, standardise: Standardise = "prior") -> Affine:
     """The target in the coordinates whose N(0, I) is the rough location and extent that are known beforehand."""
-    return Affine(target, target.centre, target.extent)
+    if standardise == "sinh":
+        return HeavyTailed(target, target.centre, target.extent)
+    return Affine(target, target.centre, target.first_scale)
 
 
 def prepare_synthetic(
@@ -30,9 +33,9 @@ def prepare_synthetic(
     """Anneal from the first chart's prior, standardise on what it found, and compute log R again on that chart.
 
     standardise : "prior" keeps the first chart; "diagonal" and "full" take mean and spread, or mean and covariance, of
-        the annealed particles
+        the annealed particles; "sinh" is for heavy tails (`HeavyTailed`), and is the first chart's form too
     """
-    chart = first_chart(target)
+    chart = first_chart(target, standardise)
     with target.counter.purpose("prefill"):
         found = annealed_smc(chart.log_prob_and_score, chart.space, anneal, generator)
         say(
@@ -40,7 +43,9 @@ def prepare_synthetic(
             f"{found.distinct_ancestors} of {anneal.particles} prior draws have descendants"
         )
         natural = [chart.to_natural(part.x) for part in (found.state, found.explorers)]
-        if standardise != "prior":
+        if standardise == "sinh":
+            chart = HeavyTailed.fit(target, natural[0])
+        elif standardise != "prior":
             chart = Affine.fit(target, natural[0], standardise)
         states = []
         for x in natural:

@@ -36,6 +36,11 @@ class SyntheticTarget(Target):
         self.space = Space(len(centre))
 
     @property
+    def first_scale(self) -> Tensor:
+        """(D,), or (D, D) lower triangular: the scale of the coordinates in which N(0, I) is a sampler's first prior."""
+        return self.extent
+
+    @property
     def n_modes(self) -> int | None:
         """Number of modes that `count_modes` can find; None where none are listed."""
         return None if self.modes is None else len(self.modes)

@@ -86,9 +86,7 @@ def test_smc_starts_from_the_point_and_is_unbiased():
         return SPACE.log_prior((x - 0.3) / 0.8) - 2.0 * math.log(0.8) + 1.1
 
     config, zero = SMCConfig(chunk=2, kappa=1.1), torch.zeros(())
-    runs = [
-        run_smc(policy, lambda x, n: twist(x, n, zero), log_prob, 256, config, generator) for _ in range(64)
-    ]
+    runs = [run_smc(policy, lambda x, n: twist(x, n, zero), log_prob, 256, config, generator) for _ in range(64)]
     assert all(info.resampled_at == [2, 4, 6] for _, info in runs)
     z = torch.tensor([LogWeights(particles.log_w).log_mean - 1.1 for particles, _ in runs]).exp()
     assert_mean(z, 1.0)

@@ -146,3 +146,35 @@ def test_a_nearly_flat_circle_lets_the_step_grow_but_not_the_kernel():
     expected = float(torch.special.i1(torch.tensor(0.3)) / torch.special.i0(torch.tensor(0.3)))
     assert_mean(state.x[:, 0].cos(), expected)
     assert_mean(state.x[:, 0].sin(), 0.0)
+
+
+def test_a_range_of_steps_keeps_the_target_and_reaches_a_narrow_neck():
+    """x ~ N(0, 4), y | x ~ N(0, exp(2 x)): one step for all chains does not fit; the moments are exact all the same.
+    256 chains of 400 moves each, from exact samples; the standard error is that between chains."""
+
+    def log_prob_and_score(z):
+        x, y = z[:, 0], z[:, 1]
+        precision = (-2.0 * x).exp()
+        log_r = -0.125 * x.square() - 0.5 * y.square() * precision - x
+        return log_r, torch.stack([-0.25 * x + y.square() * precision - 1.0, -y * precision], 1)
+
+    generator = seeded(0)
+    x = 2.0 * torch.randn(256, generator=generator, dtype=torch.float64)
+    y = x.exp() * torch.randn(256, generator=generator, dtype=torch.float64)
+    start = torch.stack([x, y], 1)
+    space, scale = Space(2), MalaScale(torch.ones(2, dtype=torch.float64), 2.0)
+    moved = {}
+    for step_range in (1.0, 300.0):
+        state = ChainState(start, *log_prob_and_score(start))
+        sums = torch.zeros(256, 2, dtype=torch.float64)
+        for _ in range(400):
+            state, _, _ = mala(
+                log_prob_and_score, space, state, scale, 1, generator, adapt=False, step_range=step_range
+            )
+            sums += torch.stack([state.x[:, 0], state.x[:, 0].square()], 1)
+        if step_range > 1.0:
+            assert_mean(sums / 400, torch.tensor([0.0, 4.0]))
+        neck = start[:, 0] < -3.0
+        assert int(neck.sum()) > 10
+        moved[step_range] = float((state.x != start).any(1)[neck].double().mean())
+    assert moved[300.0] > 0.95 and moved[1.0] < 0.7

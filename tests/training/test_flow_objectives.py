@@ -114,7 +114,7 @@ def test_reverse_kl_is_stationary_at_the_exact_reversal():
     found = []
     for seed in range(40):
         loss = minus_elbo(policy, 100, seed)
-        assert float(loss) == pytest.approx(-1.3, abs=0.02)  # the prior's mismatch is of first order in 1e-3
+        assert loss.item() == pytest.approx(-1.3, abs=0.02)  # the prior's mismatch is of first order in 1e-3
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [policy.slope, policy.log_var])]))
     line = torch.stack(found)
     assert_mean(line[:, line.abs().amax(0) > 1e-2], 0.0, bound=5.0)
