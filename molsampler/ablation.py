@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from molsampler.analysis.run_directory import RunDirectory
+from molsampler.analysis.synthetic_figures import ArmMetric, Mark, draw_arms, draw_curves
 from molsampler.files import write_text
 
 COLUMNS = {
@@ -61,6 +64,37 @@ def save_table(target: str, finished: list[Finished], out: Path) -> str:
     text = "\n".join(lines) + "\n"
     write_text(out / "table.md", text)
     return text
+
+
+def draw(target: str, finished: list[Finished], out: Path) -> None:
+    """arms.png, the table as a picture, and curves.png, EUBO against evaluations of every learning arm."""
+    made = table(finished)
+    arms = {
+        arm: {name: (float(row[(name, "mean")]), float(row[(name, "std")])) for name in COLUMNS}
+        for arm, row in made.iterrows()
+    }
+    floors = [run.metrics["w2_squared_floor"] for run in finished]
+    value = float(np.mean([entry["value"] for entry in floors]))
+    floor = Mark("floor", value, float(np.mean([entry["stderr"] for entry in floors])))
+    panels = [
+        ArmMetric("ess", "ESS"),
+        ArmMetric("eubo_gap", COLUMNS["eubo_gap"], log=True),
+        ArmMetric("elbo_gap", COLUMNS["elbo_gap"], log=True),
+        ArmMetric("w2_squared", "squared W2", floor, log=True),
+    ]
+    known = [panel for panel in panels if any(np.isfinite(arm[panel.name][0]) for arm in arms.values())]
+    draw_arms(out / "arms.png", arms, known)
+    curves: dict[str, list[dict[str, np.ndarray]]] = {}
+    for run in finished:
+        columns = RunDirectory(run.folder).metrics_columns()
+        if "eubo" in columns:
+            truth = run.value("log_z_true")
+            gap = {"eubo_gap": columns["eubo"] - truth} if np.isfinite(truth) else {"eubo_gap": columns["eubo"]}
+            curves.setdefault(run.arm, []).append(columns | gap)
+    if curves:
+        known_z = np.isfinite(finished[0].value("log_z_true"))
+        label = f"{target}: EUBO" + (" - log Z" if known_z else "")
+        draw_curves(out / "curves.png", curves, "eubo_gap", label=label, log=bool(known_z))
 
 
 def _cell(mean: float, std: float) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from molsampler import synthetic
-from molsampler.ablation import Finished, save_table
+from molsampler.ablation import Finished, draw, save_table
 from molsampler.arms import find_arm
 from molsampler.config_file import read_toml
 from molsampler.errors import InputError
@@ -97,7 +97,10 @@ def _run_all(options: Options) -> None:
         folder = out / f"{config.arm}-{config.train.seed}"
         metrics = _run(options, config, folder)
         finished.append(Finished(config.arm, config.train.seed, folder, metrics))
-        print(save_table(options.target, finished, out), flush=True)
+        text = save_table(options.target, finished, out)
+        draw(options.target, finished, out)
+        if not options.quiet or len(finished) == len(configs):
+            print(text, flush=True)
 
 
 def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
@@ -30,16 +31,46 @@ class SyntheticConfig:
 
 
 _TRAIN = TrainConfig(
-    minutes=3.0,
+    warm_updates=4500,
+    updates=600,
     evaluations=40,
     evaluation_samples=2000,
-    schedule=ScheduleConfig(n_steps=24, line_power=1.5),
+    schedule=ScheduleConfig(line_power=1.5),
     policy=PolicyConfig(width=128),
-    behaviour=BehaviourConfig(moves_limit=2_000_000, smc_particles=512),
+    behaviour=BehaviourConfig(moves_limit=2_000_000, smc_particles=512, warm_rollouts=2048),
 )
+"""Numbers of updates, not minutes: the figures are then the same on a busy machine. Three minutes or so on one core."""
+
+_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "gmm40": {"policy": {"frequencies": 16}, "twist": {"frequencies": 16}},
+    "gmm40-50d": {"policy": {"frequencies": 2}, "twist": {"frequencies": 2}},
+    "gmm40-5d": {"policy": {"frequencies": 16}, "twist": {"frequencies": 16}},
+    "gmm25": {"policy": {"frequencies": 16}, "twist": {"frequencies": 16}},
+    "funnel": {
+        "policy": {"frequencies": 8, "log_var_range": 6.0},
+        "twist": {"frequencies": 8},
+        "schedule": {"line_power": 2.0},
+        "anneal": {"step_range": 100.0, "ess": 0.9, "moves": 20},
+        "behaviour": {"moves_step_range": 100.0},
+    },
+    "manywell": {"policy": {"frequencies": 4, "width": 192}, "twist": {"frequencies": 4}},
+    "student": {"policy": {"frequencies": 8, "log_var_range": 6.0}, "twist": {"frequencies": 8}},
+    "robot": {
+        "policy": {"frequencies": 8, "log_var_range": 6.0},
+        "twist": {"frequencies": 8},
+        "schedule": {"line_power": 2.0},
+        "anneal": {"step_range": 10.0, "ess": 0.9, "moves": 10},
+        "behaviour": {"warm_rollouts": 0},
+    },
+}
+_CHARTS: dict[str, Standardise] = {"funnel": "sinh", "student": "sinh", "cox": "prior"}
 
 
 def synthetic_config(target: str) -> SyntheticConfig:
     """The settings of that target for two cores and some minutes; InputError where there is no such target."""
     make_synthetic(target)
-    return SyntheticConfig(target=target, train=_TRAIN)
+    family = target.split("-")[0]
+    train = _TRAIN
+    for name, values in _SETTINGS.get(target, _SETTINGS.get(family, {})).items():
+        train = replace(train, **{name: replace(getattr(train, name), **values)})
+    return SyntheticConfig(target=target, standardise=_CHARTS.get(family, "diagonal"), train=train)

@@ -32,23 +32,26 @@ class PolicyConfig:
     """width, depth : hidden layers of the policy network
     frequencies : Fourier features of every line coordinate (`networks.Features`)
     log_var_range : largest change of the log-variance of a step against the reference, in both directions
+    data_width : spread on the line of the narrowest well, standardised; f_n is scaled to it, so that a narrow well does
+        not ask for large outputs
     langevin : let the drift see the target's score at the current state, which costs an evaluation a step
-    score_limit : coordinates of the score are bounded, smoothly, by this much (Langevin parametrisation)
+    score_limit : the score moves no coordinate by more than so many spreads of the kernel (Langevin parametrisation)
     """
 
     width: int = 256
     depth: int = 3
     frequencies: int = 0
     log_var_range: float = 3.0
+    data_width: float = 1.0
     langevin: bool = False
-    score_limit: float = 30.0
+    score_limit: float = 3.0
 
 
 class Policy(nn.Module):
     """p_F(x_{n+1} | x_n): mean and log-variance of a (wrapped) normal kernel, from one network for all steps.
 
     score : grad log R, (B, D) -> (B, D), for the Langevin parametrisation (Zhang and Chen 2022, arXiv 2111.15141):
-        f_n = network + gate_n (score + x / v_N), one learnt gate a step and coordinate. Set by whoever has the target.
+        f_n = network + gate_n (score + x), one learnt gate a step and coordinate. Set by whoever has the target.
     """
 
     def __init__(self, process: NoisingProcess, config: PolicyConfig, generator: torch.Generator) -> None:
@@ -61,6 +64,8 @@ class Policy(nn.Module):
         self.network = StepMLP(self.features.width, 2 * d, process.n_steps, config.width, config.depth, generator)
         line = self.space.n_line
         drift_scale = process.to_data.clone()
+        noise_var, w2 = process.marginal_std[:-1, :line].square(), config.data_width**2
+        drift_scale[:, :line] *= (w2 + (1.0 - w2) * noise_var).rsqrt()  # 1 / spread of such a well, noised
         drift_scale[:, line:] = (process.sigma[:-1, None].square() + CIRCLE_SOFTENING**2).rsqrt()
         # set by a learner: the same network, compiled or in reduced precision, used where gradients are wanted
         self.training_network: Callable[[Tensor, Steps], Tensor] | None = None
@@ -74,24 +79,25 @@ class Policy(nn.Module):
         fast = torch.is_grad_enabled() and not isinstance(n, int) and self.training_network is not None
         network = self.training_network if fast else self.network
         drift, log_var = network(self.features(x), n).chunk(2, dim=-1)
-        if self.gate is not None:
-            drift = drift + rows(self.gate, n) * self._guidance(x)
         bound = self.config.log_var_range
         log_var = rows(self.process.forward_log_var, n) + bound * torch.tanh(log_var / bound)
         if self.space.n_circle:
             limit = torch.full_like(log_var, torch.inf)
             limit[..., self.space.n_line :] = 2.0 * torch.tensor(MAX_CIRCLE_STD).log()
             log_var = torch.minimum(log_var, limit)
-        return rows(self.drift_scale, n) * drift, log_var
+        drift = rows(self.drift_scale, n) * drift
+        if self.gate is not None:
+            drift = drift + rows(self.gate, n) * self._guidance(x, n)
+        return drift, log_var
 
     @torch.no_grad()
-    def _guidance(self, x: Tensor) -> Tensor:
+    def _guidance(self, x: Tensor, n: Steps) -> Tensor:
         """grad log (R / p_ref) at states x (..., B, D), bounded: what f_n tends to at the data."""
         if self.score is None:
             raise ValueError("langevin = true needs the target's score: set policy.score")
-        limit = self.config.score_limit
         guidance = self.score(x.detach().flatten(0, -2)).view_as(x).clone()
         guidance[..., : self.space.n_line] += x[..., : self.space.n_line]
+        limit = self.config.score_limit * (-0.5 * rows(self.process.forward_log_var, n)).exp()
         return limit * torch.tanh(guidance / limit)
 
     def mean(self, x: Tensor, drift: Tensor, n: Steps) -> Tensor:

@@ -148,7 +148,9 @@ def test_langevin_guides_by_the_bounded_score():
     guided = policy.drift_and_log_var(x, 2)[0]
     score = trainer.target.log_prob_and_score(x)[1]
     score[:, : trainer.target.space.n_line] += x[:, : trainer.target.space.n_line]
-    expected = policy.drift_scale[2] * 0.5 * 2.0 * torch.tanh(score / 2.0)
+    limit = 2.0 / policy.process.forward_log_var[2].exp().sqrt()
+    expected = 0.5 * limit * torch.tanh(score / limit)
+    assert float((score / limit).abs().max()) > 0.5
     torch.testing.assert_close(guided - plain, expected)
     with pytest.raises(ValueError, match="policy.score"):
         policy.score = None
