@@ -217,7 +217,7 @@ moves_every = 100
 
 
 @pytest.mark.parametrize(
-    ("target", "modes", "warm", "ess", "eubo"), [("gmm40-2d", 40, 400, 0.12, 1.2), ("gmm25", 25, 200, 0.3, 0.8)]
+    ("target", "modes", "warm", "ess", "eubo"), [("gmm40-2d", 40, 400, 0.08, 2.0), ("gmm25", 25, 300, 0.12, 1.5)]
 )
 def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
     """Every mode, log Z by importance weights within 4.5 of its standard errors, and bounds that a broken policy,
