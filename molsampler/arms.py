@@ -20,15 +20,27 @@ class Arm:
     baseline: str | None = None
 
 
+BALANCE_COST = 3
+"""An update of trajectory balance takes the time of about so many of denoising; arms that do without one of them get
+its share of a budget in updates."""
+
+
 def _scratch(config: TrainConfig, **behaviour) -> TrainConfig:
     """As the papers train: from the untrained policy, no warm start, no annealing, one learning rate throughout."""
     defaults = {"smc_every": 0, "moves_every": 0, "explore_share": 0.0}
     return replace(
         config,
         start="scratch",
+        warm_updates=0,
+        updates=config.updates + config.warm_updates // BALANCE_COST,
         optimiser=replace(config.optimiser, rate=1e-3, log_z_rate=5e-2, residual_limit=1e6),
         behaviour=replace(config.behaviour, **(defaults | behaviour)),
     )
+
+
+def _denoising_only(config: TrainConfig) -> TrainConfig:
+    warm_updates = config.warm_updates + BALANCE_COST * config.updates
+    return replace(config, warm_share=0.999, warm_updates=warm_updates, updates=0)
 
 
 def _on_policy(config: TrainConfig) -> TrainConfig:
@@ -88,7 +100,7 @@ ARMS: dict[str, Arm] = {
     "brownian": Arm("default with the pinned Brownian process", _with(_same, schedule={"process": "brownian"})),
     "langevin": Arm("default with the Langevin parametrisation", _with(_same, policy={"langevin": True})),
     "partial-energy": Arm("default with partial energies in the twist", _with(_same, twist={"partial_energy": True})),
-    "denoising-only": Arm("annealed start and denoising, no TB", _with(_same, warm_share=0.999)),
+    "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
     "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
     "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),
     "smc-rw": Arm("classical annealed SMC, random-walk moves", baseline="random_walk"),

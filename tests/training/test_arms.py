@@ -45,8 +45,6 @@ class Wells(Target):
 def prepared(name: str, config=SHORT, seed: int = 0) -> Trainer:
     config = apply_arm(name, dataclasses.replace(config, seed=seed))
     config = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, rate=1e-2, twist_rate=1e-2))
-    if config.start == "scratch":
-        config = dataclasses.replace(config, warm_updates=0)
     target = Wells()
     trainer = Trainer(target, config, seeded(seed))
     found = None
@@ -76,7 +74,7 @@ def test_an_arm_runs_resumes_and_repeats(name):
 @pytest.mark.parametrize("name", FROM_SCRATCH)
 def test_an_arm_learns(name):
     """From the untrained policy the ELBO rises, and the learnt log Z comes near the truth; no annealing is booked."""
-    config = dataclasses.replace(CONFIG, updates=120)
+    config = dataclasses.replace(CONFIG, warm_updates=0, updates=120)
     trainer = prepared(name, config)
     before = trainer.evaluate()
     train(trainer)
@@ -91,7 +89,7 @@ def test_an_arm_learns(name):
 def test_states_come_from_where_the_arm_says():
     counts = {}
     for name in ("tb", "tb+uniform", "tb+smc", "tb+smc+iw", "tb+local-search"):
-        config = dataclasses.replace(SHORT, updates=40)
+        config = dataclasses.replace(SHORT, warm_updates=0, updates=40)
         trainer = prepared(name, config)
         train(trainer)
         counts[name] = dict(trainer.target.counter.by_purpose)
@@ -104,7 +102,7 @@ def test_states_come_from_where_the_arm_says():
 
 
 def test_fresh_particles_are_those_of_the_last_run():
-    config = dataclasses.replace(SHORT, updates=12)
+    config = dataclasses.replace(SHORT, warm_updates=0, updates=12)
     trainer = prepared("tb+smc", config)
     train(trainer)
     fresh = trainer.behaviours.fresh
@@ -114,7 +112,7 @@ def test_fresh_particles_are_those_of_the_last_run():
 
 
 def test_exploration_ends_after_the_first_half(monkeypatch):
-    trainer = prepared("tb+exploration", dataclasses.replace(SHORT, updates=8))
+    trainer = prepared("tb+exploration", dataclasses.replace(SHORT, warm_updates=0, updates=8))
     seen = []
     draw = trainer.behaviours.on_policy
     monkeypatch.setattr(trainer.behaviours, "on_policy", lambda n, width=0.0: (seen.append(width), draw(n, width))[1])
@@ -165,6 +163,15 @@ def test_a_start_from_scratch_off_the_support_is_refused():
     trainer = Trainer(Nowhere(), dataclasses.replace(SHORT, start="scratch"), seeded(0))
     with pytest.raises(InputError, match="untrained policy"):
         trainer.begin(None)
+
+
+def test_budgets_in_updates_are_shared_out_by_cost():
+    config = dataclasses.replace(CONFIG, warm_updates=300, updates=50)
+    scratch, denoising = apply_arm("tb", config), apply_arm("denoising-only", config)
+    assert (scratch.warm_updates, scratch.updates) == (0, 150)
+    assert (denoising.warm_updates, denoising.updates) == (450, 0)
+    minutes = apply_arm("tb", dataclasses.replace(config, warm_updates=0, updates=0, minutes=2.0))
+    assert (minutes.warm_updates, minutes.updates, minutes.minutes) == (0, 0, 2.0)
 
 
 def test_unknown_arms_are_named():
