@@ -69,6 +69,10 @@ def _replay(priority: str, **behaviour) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: _scratch(config, replay=priority, **behaviour)
 
 
+def _tempered(gamma: float) -> Callable[[TrainConfig], TrainConfig]:
+    return _with(_replay("importance", smc_every=2), smc={"gamma": gamma}, behaviour={"gamma": gamma})
+
+
 ARMS: dict[str, Arm] = {
     "default": Arm("annealed start, denoising, then TB + SMC with importance-weighted replay"),
     "tb": Arm("TB on policy, from scratch", _on_policy),
@@ -77,6 +81,10 @@ ARMS: dict[str, Arm] = {
     "tb+iw": Arm("TB with importance-weighted replay", _replay("importance")),
     "tb+smc": Arm("TB on policy and on fresh SMC particles", _replay("none", smc_every=1)),
     "tb+smc+iw": Arm("TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", smc_every=2)),
+    **{
+        f"gamma-{gamma:g}": Arm(f"reinforced SMC with tempering goal gamma = {gamma:g}", _tempered(gamma))
+        for gamma in (0.0, 0.05, 0.5)
+    },
     "tb+exploration": Arm("TB on policy with exploration noise", _with(_on_policy, behaviour={"exploration": 0.3})),
     "tb+langevin": Arm("TB on policy, Langevin parametrisation", _with(_on_policy, policy={"langevin": True})),
     "tb+local-search": Arm(

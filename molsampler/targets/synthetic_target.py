@@ -37,7 +37,7 @@ class SyntheticTarget(Target):
 
     @property
     def first_scale(self) -> Tensor:
-        """(D,), or (D, D) lower triangular: the scale of the coordinates in which N(0, I) is a sampler's first prior."""
+        """(D,), or (D, D) lower triangular: the scale of the coordinates whose N(0, I) is a sampler's first prior."""
         return self.extent
 
     @property
