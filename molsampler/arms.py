@@ -118,7 +118,8 @@ ARMS: dict[str, Arm] = {
 def find_arm(name: str) -> Arm:
     """The arm of that name; InputError lists the names there are."""
     if name not in ARMS:
-        raise InputError(f"unknown arm '{name}'; choose from {', '.join(ARMS)}")
+        known = "; ".join(f"{known} ({arm.description})" for known, arm in ARMS.items())
+        raise InputError(f"unknown arm '{name}'; choose from: {known}")
     return ARMS[name]
 
 
