@@ -39,7 +39,7 @@ _TRAIN = TrainConfig(
     policy=PolicyConfig(width=128),
     behaviour=BehaviourConfig(moves_limit=2_000_000, smc_particles=512, warm_rollouts=2048),
 )
-"""Numbers of updates, not minutes: figures are then the same on a busy machine. One to four minutes on one core."""
+"""Numbers of updates, not minutes: figures are then the same on a busy machine. One to six minutes on one core."""
 
 
 def _frequencies(n: int) -> dict[str, dict[str, Any]]:
@@ -50,7 +50,7 @@ _UPDATES: dict[str, tuple[int, int]] = {
     "gmm25": (2000, 300),
     "manywell-32d": (4500, 500),
     "manywell-64d": (6000, 500),
-    "robot-arm-4": (1500, 1500),
+    "robot-arm-4": (1000, 3000),
 }
 _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "gmm40": _frequencies(16),
@@ -68,11 +68,11 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     # a thin sheet: many particles for the sheet's extent, and balance rather than denoising for its thickness; weights
     # of a young policy say nothing there
     "robot": {
-        "policy": {"frequencies": 4, "log_var_range": 6.0},
+        "policy": {"frequencies": 4, "log_var_range": 6.0, "width": 256},
         "twist": {"frequencies": 4},
         "schedule": {"line_power": 2.0},
         "anneal": {"particles": 16384, "step_range": 10.0, "ess": 0.9, "moves": 10},
-        "optimiser": {"rate": 5e-4},
+        "optimiser": {"rate": 1e-3},
         "behaviour": {"warm_rollouts": 0},
     },
 }
