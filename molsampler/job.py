@@ -16,6 +16,8 @@ from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference import Reference, load_reference
 from molsampler.analysis.run_directory import RunDirectory
 from molsampler.config_file import update
+from molsampler.diffusion.policy import Policy
+from molsampler.diffusion.trajectories import score_states
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
@@ -23,12 +25,14 @@ from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.openmm_energy import OpenMMEnergy
 from molsampler.molecules.quench import quench
 from molsampler.molecules.system import find_system_folder, load_molecule
-from molsampler.sampling import Drawn, sample_policy, sample_smc
+from molsampler.sampling import sample_policy, sample_smc
 from molsampler.targets.molecule import MoleculeTarget
 from molsampler.targets.prepare import SetupConfig, prepare_molecule
 from molsampler.training.config import TrainConfig
 from molsampler.training.trainer import Trainer, averaged_policy
 from molsampler.training_run import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
+
+EUBO_FRAMES = 1000  # of the reference
 
 
 @dataclass(frozen=True)
@@ -157,19 +161,18 @@ def sample(job: Job, n: int | None = None, sampler: str | None = None, progress:
             job.timings["smc_distinct_ancestors"] = float(np.mean(ancestors))
         else:
             drawn = sample_policy(policy, target.log_prob, n, generator, bar.update)
-    positions, energies, log_prob = rescore(job, drawn)
+    positions, energies, log_prob = rescore(job, drawn.x)
     log_weights = np.where(np.isfinite(log_prob), log_prob - drawn.log_ratio.cpu().numpy(), -np.inf)
     group = None if drawn.group is None else drawn.group.cpu().numpy()
     job.run.write_samples(positions, job.molecule.topology, log_weights, energies, log_prob, group=group)
     job.timings["sampling"] = time.perf_counter() - begun
 
 
-def rescore(job: Job, drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,),
-    float64."""
-    chart = Chart(job.molecule, dtype=torch.float64)
-    chart.load_state_dict(job.target.chart.state_dict())
-    z = drawn.x.double().cpu()
+def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,), float64,
+    of states z (n, D) on the job's chart."""
+    chart = _double_chart(job)
+    z = z.double().cpu()
     positions, log_det = chart.to_cartesian(z)
     energy = OpenMMEnergy(job.molecule, platform="Reference")
     energy.counter = job.energy.counter
@@ -181,6 +184,33 @@ def rescore(job: Job, drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     log_r = -job.molecule.beta * potential + log_det
     log_r = torch.where(chart.inside(z, positions), log_r, -torch.inf)
     return positions.numpy(), potential.numpy(), log_r.numpy()
+
+
+def _double_chart(job: Job) -> Chart:
+    chart = Chart(job.molecule, dtype=torch.float64)
+    chart.load_state_dict(job.target.chart.state_dict())
+    return chart
+
+
+def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    """log w (k,) of trajectories noised from frames of the reference, for the EUBO, and these frames (k,).
+
+    Frames are evenly spaced; those off the chart's support, where R is zero, are left out.
+    """
+    frames = np.unique(np.linspace(0, reference.trajectory.n_frames - 1, EUBO_FRAMES).round().astype(int))
+    z = _double_chart(job).from_cartesian(torch.tensor(reference.trajectory.xyz[frames], dtype=torch.float64))
+    log_r = rescore(job, z)[2]
+    inside = np.isfinite(log_r)
+    process = job.trainer.learner.process
+    generator = torch.Generator(job.config.device).manual_seed(job.config.train.seed + 2)
+    path = process.sample_path(z[torch.as_tensor(inside)].float().to(job.config.device), generator)
+
+    @torch.no_grad()
+    def log_ratio(policy: Policy) -> torch.Tensor:
+        return score_states(policy, path, torch.zeros_like(path[0, :, 0])).log_weights()
+
+    log_w = job.trainer.learner.with_averaged(log_ratio).double().cpu().numpy() + log_r[inside]
+    return np.where(np.isfinite(log_w), log_w, np.inf), frames[inside]
 
 
 # analysis -----------------------------------------------------------------------------------------------------------
@@ -201,12 +231,16 @@ def conclude(job: Job) -> dict:
             return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=1000)[0].numpy()
 
     config, trainer = job.config, job.trainer
+    reference = find_reference(config.system)
+    backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
     subject = Subject(
         name=job.molecule.name,
         temperature=job.molecule.temperature,
         input_positions=job.molecule.positions,
         soft_quadruples=job.target.chart.soft_atoms.tolist(),
         minimise=minimise,
+        reference_log_weights=backward,
+        reference_frames=frames,
         details=[
             ("coordinates", f"{job.target.chart.n_stiff} on the line, {job.target.chart.n_soft} circular torsions"),
             ("energy", type(job.energy).__name__),
@@ -224,7 +258,7 @@ def conclude(job: Job) -> dict:
         figures["smc_distinct_ancestors"] = job.timings["smc_distinct_ancestors"]
     figures |= {f"evaluations_{word}": value for word, value in sorted(counts.by_purpose.items())}
     figures |= {"evaluations": counts.total, "skipped_updates": sum(trainer.learner.skipped.values())}
-    metrics = analyse(job.run, subject, find_reference(config.system), figures)
+    metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molsampler.analysis.estimates import Estimate
+from molsampler.analysis.basins import POSITIVE_PHI, ResidueBasins, counted_basins, indicators, residue_basins
+from molsampler.analysis.convergence import split_rhat, statistical_inefficiency
 from molsampler.analysis.multistate import coldest_means
-from molsampler.analysis.ramachandran import POSITIVE_PHI, Basins
-from molsampler.analysis.reference import Reference, load_reference, save_reference
+from molsampler.analysis.ramachandran import Basins
+from molsampler.analysis.reference import Reference, save_reference
 from molsampler.analysis.torsions import backbone_pairs
-from molsampler.files import write_json
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.internal import dihedral
 from molsampler.molecules.molecule import Molecule
@@ -34,25 +34,23 @@ def store_reference(
     rescore: Energy | None = None,
     command: str | None = None,
     progress: bool = True,
-    keep_state: bool = False,
 ) -> Reference:
     """Runs (or resumes) the simulation in `folder`, stores the reference there and returns it as loaded back.
 
     energy : what the dynamics run on;  rescore : what the stored energies come from, usually in double
     command : how to make it again, for reference.json; by default the command line of this process
-    keep_state : leave the state file (tens of megabytes), so that a longer run can go on from it
 
-    Populations come from the states at all temperatures (see `analysis.multistate`), with jackknife errors over the
-    ladders; those counted in the coldest replicas alone stand beside them as `populations_counted`.
+    Populations and free energies come from the states at all temperatures (see `analysis.multistate`), with jackknife
+    errors over the ladders. What reference.json says of convergence is described in docs/METRICS.md.
     """
     topology = md.Topology.from_openmm(molecule.topology)
     pairs = backbone_pairs(topology)
     device = getattr(energy, "device", torch.device("cpu"))
     inside = Stereochemistry.from_molecule(molecule).to(device).matches
+    quadruples = [quadruple for pair in pairs for quadruple in (pair.phi, pair.psi)]
 
     def observe(positions: Tensor) -> Tensor:
-        """(B, 2) phi and psi of the first residue, (B, 0) for a molecule that is no peptide."""
-        quadruples = [pairs[0].phi, pairs[0].psi] if pairs else []
+        """(B, 2P) phi and psi of every residue that has both; (B, 0) for a molecule that is no peptide."""
         angles = [dihedral(*(positions[:, i] for i in quadruple)) for quadruple in quadruples]
         return torch.stack(angles, -1) if angles else positions.new_zeros(len(positions), 0)
 
@@ -67,50 +65,78 @@ def store_reference(
         progress=progress,
         device=str(device),
     )
-    cold = np.swapaxes(run.inside[:, :, 0], 0, 1)  # (L, R): in order of time within each ladder
+    residues, convergence = [], {}
+    for k, pair in enumerate(pairs):
+        residue, said = _residue(run, pair.residue, run.observables[..., 2 * k : 2 * k + 2])
+        residues.append(residue)
+        convergence[pair.residue] = said
     reference = save_reference(
         folder,
         positions=run.positions,
         topology=molecule.topology,
         potential_energy=run.potential_energy,
         ladder=run.ladder,
-        summary={"command": command or " ".join(sys.argv), **run.summary, **_halves(run)},
-        all_phi_psi=np.swapaxes(run.observables[:, :, 0], 0, 1)[cold] if pairs else None,
-        all_ladder=np.nonzero(cold)[0] if pairs else None,
+        temperature=molecule.temperature,
+        summary={
+            "command": command or " ".join(sys.argv),
+            **run.summary,
+            "convergence": {"potential_energy": _mixing(run.energies[:, :, 0].T, run.inside[:, :, 0].T), **convergence},
+        },
+        residues=residues,
     )
-    if reference.basins is not None and settings.ladders > 1:
-        better = _populations(run, reference.basins)
-        _store_populations(Path(folder), reference, better)
-    if not keep_state:
+    if not settings.keep_state:
         (Path(folder) / STATE_FILE).unlink(missing_ok=True)
-    return load_reference(folder)
+    return reference
 
 
-def _populations(run: ReferenceRun, basins: Basins) -> dict[str, Estimate]:
-    every = -(-run.energies.size // _MBAR_STATES)
-    angles, inside = run.observables[::every], run.inside[::every]
-    label = basins.assign(angles.reshape(-1, 2)).reshape(inside.shape)
-    indicators = [label == k for k in range(len(basins.names))] + [angles[..., 0] > 0]
-    means = coldest_means(np.stack(indicators, -1), run.energies[::every], inside, run.temperatures)
-    return dict(zip((*basins.names, POSITIVE_PHI), means, strict=True))
+def _residue(run: ReferenceRun, label: str, angles: np.ndarray) -> tuple[ResidueBasins, dict]:
+    """Basins of one residue, angles (R, L, T, 2), and by basin how well its population has converged."""
+    cold = np.swapaxes(run.inside[:, :, 0], 0, 1)  # (L, R): in order of time within each ladder
+    shown = np.swapaxes(angles[:, :, 0], 0, 1)
+    counted = counted_basins(label, shown[cold], np.nonzero(cold)[0], float(run.temperatures[0]))
+    basins = counted.basins
+    if run.energies.shape[1] > 1:
+        means, covariance = _multistate(run, basins, angles, slice(None))
+        residue = residue_basins(label, basins, means, covariance, float(run.temperatures[0]))
+    else:
+        residue = counted
+    inside = indicators(basins, shown)  # (L, R, k + 1)
+    halves = _halves(run, basins, angles)
+    said = {
+        name: {
+            "counted": counted.populations[name].as_dict(),
+            **{half: found[k] for half, found in halves.items()},
+            **_mixing(inside[..., k], cold),
+        }
+        for k, name in enumerate((*basins.names, POSITIVE_PHI))
+    }
+    return residue, said
 
 
-def _store_populations(folder: Path, reference: Reference, better: dict[str, Estimate]) -> None:
-    summary = dict(reference.summary)
-    summary["populations_counted"] = summary["populations"]
-    summary["populations"] = {name: estimate.as_dict() for name, estimate in better.items()}
-    write_json(folder / "reference.json", summary)
+def _multistate(run: ReferenceRun, basins: Basins, angles: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Populations (k + 1,) at the coldest temperature from the rounds `part` at all, and their covariance."""
+    rounds = range(len(run.energies))[part]
+    every = -(-len(rounds) * run.energies[0].size // _MBAR_STATES)
+    chosen = np.array(rounds[::every])
+    inside = indicators(basins, angles[chosen])
+    return coldest_means(inside, run.energies[chosen], run.inside[chosen], run.temperatures)
 
 
-def _halves(run: ReferenceRun) -> dict[str, dict[str, float]]:
-    """Convergence: phi > 0 in the first and the second half, from all temperatures; empty for no peptide."""
-    if run.observables.shape[-1] == 0 or run.energies.shape[1] < 2:
+def _halves(run: ReferenceRun, basins: Basins, angles: np.ndarray) -> dict[str, list[dict[str, float]]]:
+    """Populations from the first and from the second half of all ladders; empty for a single ladder."""
+    half = len(run.energies) // 2
+    if run.energies.shape[1] < 2 or half < 1:
         return {}
     found = {}
-    half = len(run.energies) // 2
-    every = -(-run.energies.size // (2 * _MBAR_STATES))
-    for name, part in (("first_half", slice(0, half, every)), ("second_half", slice(half, None, every))):
-        positive = run.observables[part][..., :1] > 0
-        (mean,) = coldest_means(positive, run.energies[part], run.inside[part], run.temperatures)
-        found[name] = mean.as_dict()
-    return {"positive_phi_by_half": found}
+    for name, part in (("first_half", slice(0, half)), ("second_half", slice(half, None))):
+        means, covariance = _multistate(run, basins, angles, part)
+        errors = np.sqrt(np.diag(covariance))
+        found[name] = [{"value": float(p), "stderr": float(e)} for p, e in zip(means, errors, strict=True)]
+    return found
+
+
+def _mixing(series: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    """Split R-hat and statistical inefficiency (in rounds) of a series (L, R) of the coldest replicas; states outside
+    the support, (L, R) bool False, count as the series' mean."""
+    values = np.where(inside, series, series[inside].mean()) if inside.any() else series
+    return {"split_rhat": split_rhat(values), "statistical_inefficiency": statistical_inefficiency(values)}

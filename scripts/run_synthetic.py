@@ -1,4 +1,4 @@
-"""Train and judge the sampler on a synthetic target: python scripts/run_synthetic.py gmm40-2d; --help tells the rest."""
+"""Train and judge the sampler on a synthetic target: python scripts/run_synthetic.py gmm40-2d; --help has the rest."""
 
 import sys
 

@@ -18,7 +18,7 @@ import torch
 from molsampler import cli
 from molsampler.analysis.run_directory import RESULTS, RUN_FILES, RunDirectory
 from molsampler.config_file import read_toml
-from molsampler.job import RunConfig
+from molsampler.job import EUBO_FRAMES, RunConfig
 from molsampler.molecules.system import load_molecule
 from molsampler.sampling import SMC_RUNS
 
@@ -130,6 +130,13 @@ def test_md_is_at_most_half_of_the_evaluations(run):
     assert 0 < of_md <= 0.5 * total
     purposes = [name for name in metrics if name.startswith("evaluations_")]
     assert sum(metrics[name]["value"] for name in purposes) == total
+
+
+def test_the_bounds_hold_log_z_between_them(run):
+    """ELBO < log Z < EUBO; the first over the policy's samples, the second over frames of the reference."""
+    metrics = run.load_metrics()
+    assert metrics["elbo"]["value"] < -178.7 < metrics["eubo"]["value"] < 1e4
+    assert 900 < metrics["eubo_trajectories"]["value"] <= EUBO_FRAMES
 
 
 def checkpoint(run: RunDirectory) -> dict:

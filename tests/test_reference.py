@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj as md
 import numpy as np
+import pytest
 import torch
 
-from molsampler.analysis.ramachandran import POSITIVE_PHI
+from molsampler import cli
+from molsampler.analysis.basins import POSITIVE_PHI
+from molsampler.analysis.ramachandran import GAS_CONSTANT
 from molsampler.molecules.reference_run import STATE_FILE, ReferenceSettings
 from molsampler.molecules.system import load_molecule
 from molsampler.molecules.torch_energy import TorchEnergy
@@ -45,9 +51,39 @@ def test_the_reference_of_a_short_run_is_complete(tmp_path: Path) -> None:
     assert summary["command"] == "make it so" and summary["settings"]["ladders"] == 3
     assert len(summary["acceptance"]) == 1 and summary["fraction_dropped"] == 0.0
     assert summary["evaluations"] == energy.counter.by_purpose["md"]
-    assert set(summary["populations"]) == set(summary["populations_counted"]) == {*reference.basins.names, POSITIVE_PHI}
-    for kind in ("populations", "populations_counted"):
-        basins = [summary[kind][name]["value"] for name in reference.basins.names]
-        assert abs(sum(basins) - 1.0) < 1e-9
-    assert reference.populations[POSITIVE_PHI].value == summary["populations"][POSITIVE_PHI]["value"]
-    assert set(summary["positive_phi_by_half"]) == {"first_half", "second_half"}
+    found = summary["residues"]["ALA2"]
+    basins = reference.residues["ALA2"].basins
+    assert set(found["populations"]) == {*basins.names, POSITIVE_PHI} and set(found["free_energies"]) == {*basins.names}
+    assert abs(sum(found["populations"][name]["value"] for name in basins.names) - 1.0) < 1e-9
+    zero = max(basins.names, key=lambda name: found["populations"][name]["value"])
+    for name in basins.names:
+        ratio = found["populations"][name]["value"] / found["populations"][zero]["value"]
+        free = found["free_energies"][name]["value"]
+        assert free is None if ratio == 0 else abs(free + GAS_CONSTANT * 300.0 * np.log(ratio)) < 1e-9
+    assert reference.populations[f"ALA2 {POSITIVE_PHI}"].value == found["populations"][POSITIVE_PHI]["value"]
+    assert set(summary["convergence"]) == {"potential_energy", "ALA2"}
+    for name in (*basins.names, POSITIVE_PHI):
+        said = summary["convergence"]["ALA2"][name]
+        assert set(said) == {"counted", "first_half", "second_half", "split_rhat", "statistical_inefficiency"}
+    assert summary["convergence"]["potential_energy"]["statistical_inefficiency"] >= 1.0
+
+
+def test_the_script_is_the_command(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "main", lambda arguments: seen.append(arguments) or 3)
+    script = Path(__file__).parents[1] / "scripts" / "make_reference.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "aldp", "--ladders", "4"])
+    with pytest.raises(SystemExit, match="3"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert seen == [["reference", "aldp", "--ladders", "4"]]
+
+
+def test_the_state_stays_where_it_is_asked_for(tmp_path: Path) -> None:
+    molecule = load_molecule("aldp")
+    energy = TorchEnergy(molecule, compile=False)
+    short = replace(SETTINGS, production_ps=0.024, keep_state=True, frames=5, ladders=2)
+    first = store_reference(molecule, energy, short, tmp_path, progress=False)
+    spent = energy.counter.by_purpose["md"]
+    again = store_reference(molecule, energy, replace(short, keep_state=False), tmp_path, progress=False)
+    assert np.array_equal(first.trajectory.xyz, again.trajectory.xyz)
+    assert energy.counter.by_purpose["md"] == spent and not (tmp_path / STATE_FILE).exists()

@@ -1,8 +1,6 @@
-"""How far a weighted ensemble is from a reference: KL, Jensen-Shannon, total variation, Wasserstein. Logarithms are
-natural.
+"""Divergences of histograms and transport distances, of two of anything. Logarithms are natural.
 
-Divergences of torsions are between histograms of equal bins: 72 bins (5 degrees) for one torsion, 36 x 36 (10
-degrees) for a Ramachandran map. Two finite ensembles of one distribution have small divergences that are not 0.
+Two finite ensembles of one distribution have divergences that are not 0: `bootstrap` tells what to expect.
 """
 
 from __future__ import annotations
@@ -10,14 +8,10 @@ from __future__ import annotations
 import numpy as np
 import ot
 
-from molsampler.analysis.estimates import check_weights, effective_frames
-from molsampler.analysis.ramachandran import histogram
-
-TORSION_BINS = 72
-MAP_BINS = 36
+from molsampler.analysis.estimates import check_weights
 
 
-def torsion_histogram(angles: np.ndarray, weights: np.ndarray | None, bins: int = TORSION_BINS) -> np.ndarray:
+def torsion_histogram(angles: np.ndarray, weights: np.ndarray | None, bins: int) -> np.ndarray:
     """(bins,) probabilities, summing to 1, of angles (n,) in radians; the first bin begins at -180 degrees."""
     w = check_weights(weights, len(angles))
     cell = np.floor((np.asarray(angles) + np.pi) / (2 * np.pi) * bins).astype(np.int64) % bins
@@ -44,50 +38,25 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def with_half_a_frame(q: np.ndarray, frames: float) -> np.ndarray:
-    """Histogram q, made of `frames` effective frames, with half a frame more, spread evenly: KL to it stays finite."""
+    """Histogram q, made of `frames` effective frames, with half a frame more, spread evenly: KL to it stays finite.
+
+    FAB, TA-BG and CMT add 1e-10 to densities (per radian squared) instead. Where no cell is missed, as with their 10^7
+    samples, either makes no difference; with 10^4 samples theirs gives perfect ones a KL divergence of 2.
+    """
     return (q * frames + 0.5 / q.size) / (frames + 0.5)
 
 
-def compare_torsion(
-    angles: np.ndarray, weights: np.ndarray | None, reference: np.ndarray, reference_weights: np.ndarray | None = None
-) -> dict[str, float]:
-    """kl (reference to samples), jsd and tv of one torsion: angles (n,) and reference (m,), radians."""
-    frames = effective_frames(check_weights(weights, len(angles)))
-    return _compare(torsion_histogram(angles, weights), torsion_histogram(reference, reference_weights), frames)
-
-
-def compare_maps(
-    angles: np.ndarray, weights: np.ndarray | None, reference: np.ndarray, reference_weights: np.ndarray | None = None
-) -> dict[str, float]:
-    """kl (reference to samples), jsd, tv and w2 (radians) of two Ramachandran maps: (n, 2) and (m, 2) radians."""
-    q = histogram(angles, weights, MAP_BINS)
-    p = histogram(reference, reference_weights, MAP_BINS)
-    frames = effective_frames(check_weights(weights, len(angles)))
-    return _compare(q, p, frames) | {"w2": map_w2(q, p)}
-
-
-def _compare(q: np.ndarray, p: np.ndarray, frames: float) -> dict[str, float]:
-    return {"kl": kl(p, with_half_a_frame(q, frames)), "jsd": jensen_shannon(p, q), "tv": total_variation(p, q)}
-
-
-def torus_w2(a: np.ndarray, weights_a: np.ndarray | None, b: np.ndarray, weights_b: np.ndarray | None) -> float:
-    """Wasserstein-2 distance in radians of weighted points a (n, k) and b (m, k), radians, by exact transport (POT).
-
-    The ground distance is the flat torus's: sqrt of the sum of squared angles, each the shorter way round.
-    """
-    wa, wb = check_weights(weights_a, len(a)), check_weights(weights_b, len(b))
-    a, wa, b, wb = a[wa > 0], wa[wa > 0], b[wb > 0], wb[wb > 0]
-    gap = (a[:, None] - b[None] + np.pi) % (2 * np.pi) - np.pi  # (n, m, k)
-    cost = ot.emd2(wa, wb, np.square(gap).sum(-1), numItermax=2_000_000)
-    return float(np.sqrt(max(cost, 0.0)))
-
-
 def map_w2(p: np.ndarray, q: np.ndarray) -> float:
-    """`torus_w2` between the cell centres of two histograms (g, g)."""
+    """Wasserstein-2 distance in radians of two histograms (g, g) on the torus, by exact transport (POT) between their
+    cells' centres. The ground distance is the flat torus's: the root of two squared angles, each the shorter way round.
+    """
     grid = len(p)
-    centre = (np.arange(grid) + 0.5) * 2 * np.pi / grid - np.pi
-    cells = np.stack(np.meshgrid(centre, centre, indexing="ij"), -1).reshape(-1, 2)
-    return torus_w2(cells, p.ravel() / p.sum(), cells, q.ravel() / q.sum())
+    steps = np.arange(grid)
+    square = np.square(np.minimum(steps, grid - steps) * 2 * np.pi / grid)  # (g,) rad^2, the shorter way round
+    (i, j), (k, m) = np.nonzero(p), np.nonzero(q)
+    apart = square[(i[:, None] - k[None]) % grid] + square[(j[:, None] - m[None]) % grid]
+    cost = ot.emd2(p[i, j] / p.sum(), q[k, m] / q.sum(), apart, numItermax=2_000_000)
+    return float(np.sqrt(max(cost, 0.0)))
 
 
 def line_wasserstein(

@@ -37,24 +37,6 @@ def effective_frames(weights: np.ndarray) -> float:
     return float(1.0 / np.square(weights).sum())
 
 
-def weighted_mean(values: np.ndarray, weights: np.ndarray | None, groups: np.ndarray | None = None) -> Estimate:
-    """Mean of values (n,) under weighted frames that are independent, or whose groups (n,) int are.
-
-    The standard error is the delta method's for self-normalised importance sampling, sqrt(sum w^2 (f - mean)^2)
-    (Owen, "Monte Carlo theory, methods and examples", section 9.2), with sums over groups in place of frames where
-    groups are given (the particles of one run of sequential Monte Carlo are one group). A frame of zero weight may
-    hold any value.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    w = check_weights(weights, len(values))
-    values = np.where(w > 0, values, 0.0)
-    mean = float(w @ values)
-    residual = w * (values - mean)
-    if groups is not None:
-        residual = np.bincount(np.unique(groups, return_inverse=True)[1], weights=residual)
-    return Estimate(mean, float(np.sqrt(np.square(residual).sum())))
-
-
 def grouped_mean(values: np.ndarray, groups: np.ndarray, blocks: int = 10) -> Estimate:
     """Mean of equally weighted but correlated values (n,), whose groups (n,) int, such as ladders, are independent.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from molsampler.analysis.estimates import Estimate
 from molsampler.analysis.ramachandran import GAS_CONSTANT
 
 
@@ -49,10 +48,16 @@ def coldest_weights(reduced: np.ndarray, counts: np.ndarray, free: np.ndarray) -
     return share / share.sum()
 
 
+def jackknife_covariance(without: np.ndarray) -> np.ndarray:
+    """(k, k) covariance of estimates whose values without each of L independent parts are (L, k)."""
+    deviation = without - without.mean(0)
+    return (len(without) - 1) / len(without) * deviation.T @ deviation
+
+
 def coldest_means(
     values: np.ndarray, energies: np.ndarray, inside: np.ndarray, temperatures: np.ndarray
-) -> list[Estimate]:
-    """Means at the coldest temperature from the states at all, with jackknife errors over independent ladders.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means (k,) at the coldest temperature from the states at all, and their jackknife covariance (k, k) over ladders.
 
     values : (R, L, T, k), k quantities of R rounds, L >= 2 ladders, T temperatures, such as the indicators of basins
     energies : (R, L, T) kJ/mol;  inside : (R, L, T) bool, states outside the support are left out of everything
@@ -68,8 +73,7 @@ def coldest_means(
     for k in range(ladders):
         kept = np.delete(np.arange(ladders), k)
         without[k] = _mean(values[:, kept], energies[:, kept], inside[:, kept], temperatures, free)[0]
-    stderr = np.sqrt((ladders - 1) / ladders * np.square(without - without.mean(0)).sum(0))
-    return [Estimate(float(m), float(e)) for m, e in zip(mean, stderr, strict=True)]
+    return mean, jackknife_covariance(without)
 
 
 def _mean(

@@ -1,4 +1,4 @@
-"""The Ramachandran map: free energy over (phi, psi), its basins as peaks of the density, and their populations.
+"""The Ramachandran map: free energy over (phi, psi), and its basins as peaks of the density.
 
 Basins are found, not drawn by hand: the periodic histogram is smoothed and every cell is given to the peak that
 steepest ascent leads to; peaks that a shallow saddle parts from a higher one, or that rest on a handful of frames,
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from molsampler.analysis.estimates import Estimate, check_weights, effective_frames, grouped_mean, weighted_mean
+from molsampler.analysis.estimates import check_weights, effective_frames
 
 GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
 
@@ -133,7 +133,7 @@ def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: f
     return np.array([root(c) for c in range(grid * grid)]).reshape(grid, grid)
 
 
-def _names(centres: np.ndarray, farthest: float = 50.0) -> tuple[str, ...]:
+def _names(centres: np.ndarray, farthest: float = 65.0) -> tuple[str, ...]:
     """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within `farthest` degrees, each given
     once.
     """
@@ -146,22 +146,3 @@ def _names(centres: np.ndarray, farthest: float = 50.0) -> tuple[str, ...]:
         if distance[row, column] <= farthest:
             names[row] = list(TEXTBOOK_CENTRES)[column]
     return tuple(names)
-
-
-POSITIVE_PHI = "phi > 0"
-
-
-def populations(
-    basins: Basins, angles: np.ndarray, weights: np.ndarray | None = None, groups: np.ndarray | None = None
-) -> dict[str, Estimate]:
-    """Population of every basin, and of phi > 0, with standard errors, of angles (n, 2) in radians.
-
-    Normalised weights (n,) of frames that are independent, or, with `groups` (n,) int, of groups that are (runs of
-    sequential Monte Carlo); without weights, groups are the independent simulations that correlated frames come from.
-    """
-    label = basins.assign(angles)
-    indicators = {name: label == k for k, name in enumerate(basins.names)}
-    indicators[POSITIVE_PHI] = np.asarray(angles)[:, 0] > 0
-    if weights is None and groups is not None:
-        return {name: grouped_mean(inside, groups) for name, inside in indicators.items()}
-    return {name: weighted_mean(inside, weights, groups) for name, inside in indicators.items()}

@@ -5,14 +5,17 @@ A folder holds
     reference.pdb      the topology
     reference.dcd      the frames, float32
     reference.npz      potential_energy (M,) kJ/mol, ladder (M,) int: the independent ladder that each frame comes from;
-                       basin_labels (g, g) and basin_centres (k, 2) radians for a peptide
-    reference.json     basin_names, populations with standard errors, and all that the producer has to say: command,
-                       temperatures, acceptance, round trips, the fraction dropped as out of support ...
+                       basin_labels_RESIDUE (g, g) and basin_centres_RESIDUE (k, 2) radians for every residue with phi
+                       and psi
+    reference.json     temperature; by residue the names of basins, their populations and free energies with standard
+                       errors; and all that the producer has to say: command, temperatures, acceptance, round trips,
+                       convergence, the fraction dropped as out of support ...
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +23,14 @@ import mdtraj as md
 import numpy as np
 from openmm import app
 
+from molsampler.analysis.basins import ResidueBasins, counted_basins
 from molsampler.analysis.estimates import Estimate
-from molsampler.analysis.ramachandran import Basins, find_basins, populations
+from molsampler.analysis.ramachandran import Basins
 from molsampler.analysis.torsions import backbone_pairs, phi_psi
 from molsampler.errors import InputError
 from molsampler.files import atomic_path, quiet_c_library, write_json, write_npz
+
+FILES = ("reference.pdb", "reference.dcd", "reference.npz", "reference.json")
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,24 @@ class Reference:
     trajectory : M frames, nm
     potential_energy : (M,) float64 kJ/mol
     ladder : (M,) int64
-    basins : of the first residue with phi and psi, found from the whole simulation; None for other molecules
-    populations : by basin name, and "phi > 0", with errors from independent ladders of the whole simulation
+    residues : basins by residue, found from the whole simulation; empty for a molecule without phi and psi
     summary : reference.json as it stands
     """
 
     trajectory: md.Trajectory
     potential_energy: np.ndarray
     ladder: np.ndarray
-    basins: Basins | None
-    populations: dict[str, Estimate]
+    residues: dict[str, ResidueBasins]
     summary: dict
+
+    @property
+    def populations(self) -> dict[str, Estimate]:
+        """Every basin's population, by "residue basin"."""
+        return {
+            f"{label} {name}": estimate
+            for label, residue in self.residues.items()
+            for name, estimate in residue.populations.items()
+        }
 
 
 def save_reference(
@@ -54,18 +67,17 @@ def save_reference(
     topology: app.Topology | md.Topology,
     potential_energy: np.ndarray,
     ladder: np.ndarray,
+    temperature: float,
     summary: dict,
-    all_phi_psi: np.ndarray | None = None,
-    all_ladder: np.ndarray | None = None,
+    residues: Sequence[ResidueBasins] | None = None,
 ) -> Reference:
     """Writes the folder and returns what `load_reference` would give.
 
     positions : (M, N, 3) nm, the frames to be stored (a thinned choice, if the simulation was longer)
     potential_energy : (M,) kJ/mol;  ladder : (M,) int, which independent ladder each frame comes from
+    temperature : K, of the frames
     summary : plain values for reference.json (command, temperatures, acceptance, round_trips, ...)
-    all_phi_psi : (T, 2) radians, phi and psi of the first residue in all frames of the simulation, in order of time
-        within each ladder, and all_ladder (T,) int: basins and populations come from these; the stored frames where
-        left out
+    residues : basins and populations from the whole simulation; from the stored frames where left out
     """
     folder = Path(folder)
     mdtop = topology if isinstance(topology, md.Topology) else md.Topology.from_openmm(topology)
@@ -80,18 +92,19 @@ def save_reference(
             f"energies {potential_energy.shape} and ladders {ladder.shape} must be one a frame ({frames},)"
         )
     trajectory = md.Trajectory(positions, mdtop)
+    if residues is None:
+        pairs = backbone_pairs(mdtop)
+        residues = [counted_basins(pair.residue, phi_psi(trajectory, pair), ladder, temperature) for pair in pairs]
     arrays = {"potential_energy": potential_energy, "ladder": ladder}
-    summary = {**summary, "frames": frames}
-    pairs = backbone_pairs(mdtop)
-    if pairs:
-        if all_phi_psi is None or all_ladder is None:
-            all_phi_psi, all_ladder = phi_psi(trajectory, pairs[0]), ladder
-        basins = find_basins(all_phi_psi)
-        found = populations(basins, all_phi_psi, groups=all_ladder)
-        arrays |= {"basin_labels": basins.labels, "basin_centres": basins.centres}
-        summary["basin_names"] = list(basins.names)
-        summary["populations"] = {name: estimate.as_dict() for name, estimate in found.items()}
-        summary["population_frames"] = len(all_phi_psi)
+    for item in residues:
+        arrays[f"basin_labels_{item.residue}"] = item.basins.labels
+        arrays[f"basin_centres_{item.residue}"] = item.basins.centres
+    summary = {
+        **summary,
+        "temperature": temperature,
+        "frames": frames,
+        "residues": {item.residue: _entry(item) for item in residues},
+    }
     with atomic_path(folder / "reference.pdb") as path:
         trajectory[0].save_pdb(str(path))
     with atomic_path(folder / "reference.dcd") as path:
@@ -101,10 +114,18 @@ def save_reference(
     return load_reference(folder)
 
 
+def _entry(item: ResidueBasins) -> dict:
+    return {
+        "basins": list(item.basins.names),
+        "populations": {name: estimate.as_dict() for name, estimate in item.populations.items()},
+        "free_energies": {name: estimate.as_dict() for name, estimate in item.free_energies.items()},
+    }
+
+
 def load_reference(folder: str | Path) -> Reference:
     """The reference stored in `folder`. Raises InputError where a file is missing, damaged or fits not the others."""
     folder = Path(folder)
-    for name in ("reference.pdb", "reference.dcd", "reference.npz", "reference.json"):
+    for name in FILES:
         if not (folder / name).is_file():
             raise InputError(
                 f"There is no reference in '{folder}' ({name} is missing): make it with `molsampler reference`."
@@ -116,9 +137,7 @@ def load_reference(folder: str | Path) -> Reference:
             arrays = {name: archive[name] for name in archive.files}
         summary = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
         energy, ladder = arrays["potential_energy"], arrays["ladder"]
-        basins = None
-        if "basin_labels" in arrays:
-            basins = Basins(arrays["basin_labels"], tuple(summary["basin_names"]), arrays["basin_centres"])
+        residues = {label: _residue(label, entry, arrays) for label, entry in summary["residues"].items()}
     except Exception as error:
         raise InputError(
             f"The reference in '{folder}' cannot be read ({error}): make it again with `molsampler reference`."
@@ -128,8 +147,16 @@ def load_reference(folder: str | Path) -> Reference:
             f"The reference in '{folder}' has {trajectory.n_frames} frames and {len(energy)} energies: "
             "make it again with `molsampler reference`."
         )
-    found = {
-        name: Estimate(item["value"], np.nan if item["stderr"] is None else item["stderr"])
-        for name, item in summary.get("populations", {}).items()
-    }
-    return Reference(trajectory, energy, ladder, basins, found, summary)
+    return Reference(trajectory, energy, ladder, residues, summary)
+
+
+def _residue(label: str, entry: dict, arrays: dict[str, np.ndarray]) -> ResidueBasins:
+    basins = Basins(arrays[f"basin_labels_{label}"], tuple(entry["basins"]), arrays[f"basin_centres_{label}"])
+    populations, free_energies = (
+        {
+            name: Estimate(*(np.nan if item[key] is None else item[key] for key in ("value", "stderr")))
+            for name, item in entry[kind].items()
+        }
+        for kind in ("populations", "free_energies")
+    )
+    return ResidueBasins(label, basins, populations, free_energies)

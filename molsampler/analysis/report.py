@@ -20,35 +20,77 @@ _TEMPLATES = Environment(
 
 
 @dataclass(frozen=True)
-class BasinRow:
-    """Populations as fractions with standard errors; the reference's None where there is none.
+class Verdict:
+    """headline : a short sentence;  level : "good", "care" or "poor";  sentences : the reasons"""
 
-    found : how many of the raw samples lie in the basin
+    headline: str
+    level: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True)
+class BasinRow:
+    """Populations as fractions, free energies in kJ/mol, each with its standard error; None where there is none.
+
+    found : how many of the raw samples lie in the basin;  deviation : of the population, in standard errors
     """
 
     name: str
     found: int
     value: float
     stderr: float
+    free_energy: tuple[float, float] | None = None
     reference: float | None = None
     reference_stderr: float | None = None
+    reference_free_energy: tuple[float, float] | None = None
     deviation: float | None = None
 
 
 @dataclass(frozen=True)
+class ComparedRow:
+    """One figure against the reference, as text: reweighted, raw, the floor, and whether it lies above it; rows of one
+    group follow each other."""
+
+    group: str
+    label: str
+    reweighted: str
+    raw: str
+    floor: str
+    above: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """title and sentence; wide, and narrow for a telephone: PNG files as bytes"""
+
+    title: str
+    text: str
+    wide: bytes
+    narrow: bytes | None = None
+
+    @property
+    def width(self) -> int:
+        """CSS pixels at which the text of all pictures has one size; the picture's own width stands in its header."""
+        return int.from_bytes(self.wide[16:20], "big") * 96 // 150
+
+
+@dataclass(frozen=True)
 class Report:
-    """All that the template shows; the texts are plain sentences, the pictures (title, sentence, path) in order."""
+    """All that the template shows; the texts are plain sentences."""
 
     title: str
     molecule: list[tuple[str, str]]
     method: str
-    verdict: list[str]
-    good: bool
-    pictures: list[tuple[str, str, Path]]
-    basins: list[BasinRow]
-    figures: list[tuple[str, str, str]]
+    verdict: Verdict
+    map: Picture | None
+    residues: list[tuple[str, list[BasinRow]]]
+    compared: list[ComparedRow]
+    compared_text: str
+    pictures: list[Picture]
+    figures: list[tuple[str, str, str, str]]
     repeat: list[tuple[str, str]]
     config: str
+    has_reference: bool
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,7 +116,7 @@ def greek(name: str) -> str:
 
 def number(value: float | int | str | None, stderr: float | None = None) -> str:
     """A number for a table, with as many digits as its error allows; "–" where there is none."""
-    if value is None or value != value:
+    if value is None or value != value or value in (float("inf"), float("-inf")):
         return "–"
     if isinstance(value, str):
         return value
@@ -90,14 +132,17 @@ def _exponent(value: float) -> int:
     return int(f"{value:e}".split("e")[1])
 
 
+def picture(title: str, text: str, path: Path, narrow: bytes | None = None) -> Picture | None:
+    """A picture of the run directory; None where it is not there."""
+    return Picture(title, text, path.read_bytes(), narrow) if path.is_file() else None
+
+
 def write_report(report: Report, path: str | Path) -> None:
     """Renders the report with its pictures embedded."""
     template = _TEMPLATES.get_template("report.html")
-    pictures = [(title, text, picture.read_bytes()) for title, text, picture in report.pictures if picture.is_file()]
-    pictures = [(title, text, base64.b64encode(png).decode("ascii"), _is_wide(png)) for title, text, png in pictures]
-    write_text(path, template.render(report=report, pictures=pictures, percent=percent, sigmas=sigmas, greek=greek))
+    helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
+    write_text(path, template.render(report=report, **helpers))
 
 
-def _is_wide(png: bytes) -> bool:
-    """Whether a picture is too wide to be read on a telephone without scrolling; size as in its header."""
-    return int.from_bytes(png[16:20], "big") > 2 * int.from_bytes(png[20:24], "big")
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -14,7 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mdtraj as md
 import numpy as np
@@ -29,7 +29,7 @@ try:
 except ImportError:  # not on Windows: a run directory is then not guarded against a second process
     fcntl = None
 
-PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "rmsd.png", "training.png")
+PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "weights.png", "rmsd.png", "training.png")
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
 RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", *RESULTS)
 
@@ -56,7 +56,12 @@ class Samples:
 
 
 class RunDirectory:
-    """A run's folder. Reading needs nothing but the path; a run that writes takes it by `claim` first."""
+    """A run's folder. Reading needs nothing but the path; a run that writes takes it by `claim` first.
+
+    files : names of what a run of this kind leaves in it
+    """
+
+    files: ClassVar[tuple[str, ...]] = RUN_FILES
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -81,7 +86,7 @@ class RunDirectory:
             raise InputError(
                 f"'{path}' cannot be a run directory ({error.strerror}): choose another with --out."
             ) from error
-        found = [name for name in RUN_FILES if (run / name).exists()]
+        found = [name for name in cls.files if (run / name).exists()]
         try:
             if resume and not (run / "checkpoint.pt").is_file():
                 raise InputError(

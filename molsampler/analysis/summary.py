@@ -1,20 +1,18 @@
-"""What a run says in words: the verdict, the meaning of every figure, and the rows of the report."""
+"""What a run says in words: the verdict, and the rows and captions of the report."""
 
 from __future__ import annotations
 
 import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from molsampler.analysis.basins import POSITIVE_PHI
+from molsampler.analysis.compared_table import above_floor, compared_rows
 from molsampler.analysis.estimates import Estimate
-from molsampler.analysis.ramachandran import POSITIVE_PHI
-from molsampler.analysis.reference import Reference
-from molsampler.analysis.report import BasinRow, Report, greek, number, percent
-from molsampler.analysis.run_directory import RunDirectory, Samples
-
-if TYPE_CHECKING:
-    from molsampler.analysis.analyse import Findings, Subject
+from molsampler.analysis.metric_names import find
+from molsampler.analysis.report import BasinRow, Picture, Report, Verdict, greek, number, percent, picture
+from molsampler.analysis.study import ResidueFindings, Study
 
 METHOD = (
     "A diffusion policy turns a draw from a simple prior into a conformation in a fixed number of steps. It was trained"
@@ -24,45 +22,11 @@ METHOD = (
     " distribution, however imperfect the policy; the effective sample size says how many independent samples the"
     " weights leave."
 )
-
-MEANINGS = {
-    "samples": "how many samples were drawn",
-    "ess": "effective sample size as a fraction of the samples, out-of-support samples counted with weight 0",
-    "runs": "independent runs of sequential Monte Carlo that the samples come from",
-    "log_z": "the learnt scalar log Z",
-    "log_z_estimate": "logarithm of the mean weight: the estimate of log Z",
-    "elbo": "mean log-weight of the samples on the support: a lower bound of log Z",
-    "eubo": "mean log-weight of noised reference states: an upper bound of log Z",
-    "fraction_outside_support": "samples with another stereochemistry or impossible geometry; their weight is 0",
-    "largest_weight": "share of the largest single weight; 1/samples would be ideal",
-    "mean_energy": "weighted mean of the potential energy (kJ/mol)",
-    "median_energy_raw": "median potential energy of the raw samples (kJ/mol)",
-    "reference_mean_energy": "mean potential energy of the reference (kJ/mol)",
-    "energy_w1": "Wasserstein-1 distance of the weighted energies to the reference's (kJ/mol)",
-    "energy_w2": "Wasserstein-2 distance of the weighted energies to the reference's (kJ/mol)",
-    "rmsd_input": "weighted mean RMSD of heavy atoms to the input structure (nm)",
-    "rmsd_nearest_minimum": "weighted mean RMSD of heavy atoms to the nearest basin minimum (nm)",
-    "torsion_jsd_mean": "Jensen-Shannon divergence to the reference, mean over the soft torsions",
-    "ramachandran_kl": "Kullback-Leibler divergence of the Ramachandran map, reference to samples",
-    "ramachandran_jsd": "Jensen-Shannon divergence of the Ramachandran maps",
-    "ramachandran_tv": "total variation distance of the Ramachandran maps",
-    "ramachandran_w2": "Wasserstein-2 distance of the Ramachandran maps on the torus (radians)",
+HEADLINES = {
+    "good": "This run can be trusted.",
+    "care": "Use this run with care.",
+    "poor": "This run cannot be used for averages.",
 }
-
-
-def meaning(name: str) -> str:
-    """A phrase on a figure of metrics.json; empty for names that say it themselves."""
-    if name in MEANINGS:
-        return MEANINGS[name]
-    if name.endswith("_reference_halves"):
-        return "the same between two halves of the reference: what is left when both are right"
-    if name.startswith("torsion_jsd_"):
-        return "Jensen-Shannon divergence of one torsion's marginals"
-    if name.startswith("reference_population_"):
-        return "the reference's population (fraction)"
-    if name.startswith("population_"):
-        return "weighted population (fraction)"
-    return ""
 
 
 def deviation(found: Estimate, known: Estimate) -> float | None:
@@ -71,136 +35,248 @@ def deviation(found: Estimate, known: Estimate) -> float | None:
     return (found.value - known.value) / error if math.isfinite(error) and error > 0 else None
 
 
-def basin_rows(findings: Findings, reference: Reference | None) -> list[BasinRow]:
+def basin_rows(findings: ResidueFindings) -> list[BasinRow]:
     """One row a basin and one for phi > 0, with the reference beside it."""
+    found, known = next(iter(findings.samples.values())), findings.reference
     rows = []
-    for name, estimate in findings.populations.items():
-        row = {"name": name, "found": findings.found[name], "value": estimate.value, "stderr": estimate.stderr}
-        if reference is not None and name in reference.populations:
-            known = reference.populations[name]
-            row |= {"reference": known.value, "reference_stderr": known.stderr, "deviation": deviation(estimate, known)}
+    for name, estimate in found.populations.items():
+        row: dict[str, Any] = {"name": name, "found": findings.found[name]}
+        row |= {"value": estimate.value, "stderr": estimate.stderr, "free_energy": found.free_energies.get(name)}
+        if known is not None:
+            other = known.populations[name]
+            row |= {"reference": other.value, "reference_stderr": other.stderr}
+            row |= {"reference_free_energy": known.free_energies.get(name), "deviation": deviation(estimate, other)}
         rows.append(BasinRow(**row))
     return rows
 
 
-def verdict(rows: list[BasinRow], metrics: dict[str, Any], samples: Samples) -> tuple[list[str], bool]:
-    """Sentences on whether the run can be used, and whether all is well."""
-    n = len(samples.log_weights)
+class _Judge:
+    """Collects sentences; the verdict is the worst of what they say."""
+
+    def __init__(self) -> None:
+        self.level, self.sentences = "good", []
+
+    def say(self, sentence: str, level: str = "good") -> None:
+        self.sentences.append(sentence)
+        order = list(HEADLINES)
+        self.level = max(self.level, level, key=order.index)
+
+    def verdict(self) -> Verdict:
+        return Verdict(HEADLINES[self.level], self.level, self.sentences)
+
+
+def judge(study: Study, residues: list[tuple[str, list[BasinRow]]], metrics: dict[str, Any]) -> Verdict:
+    """Whether the run can be used, and why."""
+    judge = _Judge()
+    n = len(study.samples.log_weights)
     ess = _estimate(metrics["ess"])
-    if samples.weights is None:
-        return [f"Not one of the {n:,} samples lies on the support: this run cannot be used. Train for longer."], False
+    if study.reweighted is None:
+        judge.say(f"Not one of the {n:,} samples lies on the support: train for longer.", "poor")
+        return judge.verdict()
     if math.isnan(ess.value):
-        return ["The effective sample size needs at least two independent runs of sequential Monte Carlo."], False
+        judge.say("The effective sample size needs at least two independent runs of sequential Monte Carlo.", "poor")
+        return judge.verdict()
+    _judge_weights(judge, study, metrics, ess)
+    if metrics["fraction_inverted"]["value"]:
+        share = percent(metrics["fraction_inverted"]["value"])
+        judge.say(f"{share} of all weight is on mirror images of a stereocentre, which should have none.", "poor")
+    if study.reference is None:
+        judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
+        return judge.verdict()
+    for residue, rows in residues:
+        _judge_populations(judge, f" of {residue}" if len(residues) > 1 else "", rows)
+    _judge_map(judge, metrics)
+    return judge.verdict()
+
+
+def _judge_weights(judge: _Judge, study: Study, metrics: dict[str, Any], ess: Estimate) -> None:
+    n = len(study.samples.log_weights)
     worth = ess.value * n
-    words = [
+    judge.say(
         f"The effective sample size is {percent(ess.value, ess.stderr)}: {n:,} weighted samples are worth about "
         f"{number(round(worth))} independent draws from the Boltzmann distribution."
-    ]
-    good = worth >= 100 and ess.value >= 0.05
-    share = float(samples.weights.max())
-    if not good:
-        words.append(
+    )
+    if worth < 100 or ess.value < 0.05:
+        judge.say(
             "That is low: averages rest on few samples, and their errors may be understated. Train for longer or draw "
-            "more."
+            "more.",
+            "poor" if worth < 20 else "care",
         )
+    share = float(study.reweighted.weights.max())
     if share > 0.05:
-        words.append(f"A single sample carries {percent(share)} of all weight, so the effective sample size flatters.")
-        good = False
-    known = [row for row in rows if row.reference is not None]
-    if not known:
-        if rows:
-            words.append("There is no reference to compare with: a state that was never visited would not show.")
-        return words, good
-    missing = [greek(row.name) for row in known if row.found == 0 and row.reference]
-    off = [row for row in known if row.deviation is not None and abs(row.deviation) > 3]
-    if missing:
-        words.append(f"The samples miss {_list(missing)}, which the reference has.")
-    off = [row for row in off if greek(row.name) not in missing]
-    if off:
-        words.append(
-            "More than three standard errors from the reference: "
-            + _list([f"{greek(row.name)} ({percent(row.value)} for {percent(row.reference)})" for row in off])
-            + "."
+        judge.say(
+            f"A single sample carries {percent(share)} of all weight: the effective sample size flatters.", "care"
         )
+    k = _estimate(metrics.get("pareto_k", {}))
+    if math.isfinite(k.value):
+        bound = metrics["pareto_k_threshold"]["value"]
+        said = f"The tail of the weights has Pareto shape {number(*k)}"
+        if k.value < bound:
+            judge.say(f"{said}, below the {bound:.2f} up to which averages and their errors can be trusted.")
+        else:
+            judge.say(
+                f"{said}, above the {bound:.2f} up to which averages and their errors can be trusted: a few samples "
+                "that have not been drawn yet may change the averages.",
+                "poor" if k.value > 1 else "care",
+            )
+    forward = _estimate(metrics.get("ess_forward", {}))
+    if math.isfinite(forward.value) and forward.value < ess.value / 2:
+        judge.say(
+            f"Seen from the reference, the effective sample size is only {percent(*forward)}: the policy hardly visits "
+            "some of its states, which the samples cannot tell.",
+            "care",
+        )
+
+
+def _judge_populations(judge: _Judge, where: str, rows: list[BasinRow]) -> None:
+    missing = [greek(row.name) for row in rows if row.found == 0 and row.reference]
+    off = [row for row in rows if row.deviation is not None and abs(row.deviation) > 3 and row.found]
+    if missing:
+        judge.say(f"The samples miss {_list(missing)}{where}, which the reference has.", "care")
+    if off:
+        named = [f"{greek(row.name)} ({percent(row.value)} for {percent(row.reference)})" for row in off]
+        judge.say(f"More than three standard errors from the reference{where}: {_list(named)}.", "care")
     if not off and not missing:
-        words.append(f"All {len(known)} populations agree with the reference within three standard errors.")
-    positive = next((row for row in known if row.name == POSITIVE_PHI), None)
-    if positive is not None and positive.found:
-        words.append(
-            f"The rare states with φ > 0 were found: {positive.found:,} samples, "
+        judge.say(f"All {len(rows)} populations{where} agree with the reference within three standard errors.")
+    positive = next((row for row in rows if row.name == POSITIVE_PHI), None)
+    if positive is not None and positive.found and positive.reference:
+        judge.say(
+            f"The rare states with φ > 0{where} were found: {positive.found:,} samples, "
             f"{percent(positive.value, positive.stderr)} by weight, "
             f"{percent(positive.reference, positive.reference_stderr)} in the reference."
         )
-    return words, good and not off and not missing
 
 
-def build_report(
-    run: RunDirectory,
-    subject: Subject,
-    samples: Samples,
-    reference: Reference | None,
-    findings: Findings,
-    metrics: dict[str, Any],
-) -> Report:
+def _judge_map(judge: _Judge, metrics: dict[str, Any]) -> None:
+    """The total variation of the maps against what finite samples of the reference show."""
+    entry = metrics.get("ramachandran_tv")
+    if entry is None or entry["value"] is None or entry["floor"] is None:
+        return
+    said = (
+        f"The total variation of the map from the reference is {number(entry['value'], entry['stderr'])}; perfect "
+        f"samples of this size would show {number(entry['floor'], entry['floor_spread'])}."
+    )
+    if above_floor(entry):
+        judge.say(f"{said} The difference is real.", "care")
+    else:
+        judge.say(said)
+
+
+def build_report(study: Study, metrics: dict[str, Any]) -> Report:
     """The report of an analysed run; `metrics` as in metrics.json."""
-    rows = basin_rows(findings, reference)
-    words, good = verdict(rows, metrics, samples)
+    run, subject, samples = study.run, study.subject, study.samples
+    residues = [(findings.pair.residue, basin_rows(findings)) for findings in study.residues]
     topology = samples.trajectory.topology
-    residues = "-".join(residue.name for residue in topology.residues)
-    molecule = [("name", subject.name), ("residues", residues), ("atoms", str(topology.n_atoms))]
+    molecule = [("name", subject.name), ("residues", "-".join(residue.name for residue in topology.residues))]
+    molecule += [("formula", _formula(topology)), ("atoms", str(topology.n_atoms))]
     molecule += [("temperature", f"{subject.temperature:g} K"), *subject.details]
     config = run / "config.toml"
+    beside = "" if study.reference is None else ", with the reference of long simulations beside them"
+    figures = []
+    for name, entry in metrics.items():
+        described = find(name)
+        unit, meaning = (described.unit, described.meaning) if described else ("", "")
+        figures.append((name, number(*_estimate(entry)), unit, _whose(name) + meaning))
     return Report(
-        title=f"{subject.name}: {len(samples.log_weights):,} samples",
+        title=f"{subject.name}: {len(samples.log_weights):,} samples at {subject.temperature:g} K",
         molecule=molecule,
         method=subject.method or METHOD,
-        verdict=words,
-        good=good,
-        pictures=_pictures(run, findings, reference),
-        basins=rows,
-        figures=[(name, number(*_estimate(metric)), meaning(name)) for name, metric in metrics.items()],
-        repeat=_repeat(subject, reference),
+        verdict=judge(study, residues, metrics),
+        map=_map(study),
+        residues=residues,
+        compared=compared_rows(metrics, [name for name, _ in residues]) if study.reference is not None else [],
+        compared_text=_compared_text(study, metrics),
+        pictures=_pictures(study, metrics, beside),
+        figures=figures,
+        repeat=_repeat(study),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
-        notes=findings.notes,
+        has_reference=study.reference is not None,
+        notes=study.notes,
     )
 
 
-def _pictures(run: RunDirectory, findings: Findings, reference: Reference | None) -> list[tuple]:
-    beside = "" if reference is None else ", with the reference of long simulations beside them"
-    return [
-        (
-            "Ramachandran map",
-            f"Free energy over φ and ψ: reweighted and raw samples{beside}, on one colour scale. Blank cells hold no "
-            "frame.",
-            run / "ramachandran.png",
-        ),
-        ("Torsions", f"Marginals of the soft torsions{beside}.", run / "torsions.png"),
+def _whose(name: str) -> str:
+    if name.endswith("_raw"):
+        return "raw samples: "
+    return "reference: " if name.startswith("reference_") and name != "reference_frames" else ""
+
+
+def _compared_text(study: Study, metrics: dict[str, Any]) -> str:
+    if study.reference is None:
+        return ""
+    worth = round(metrics["effective_samples"]["value"] or 0)
+    n, m = len(study.samples.log_weights), study.reference.trajectory.n_frames
+    return (
+        f"How far {n:,} samples, worth {worth:,} by their weights, are from {m:,} frames of a long simulation. No "
+        "finite sample is at distance 0: “perfect samples” is what as many independent frames of the simulation show, "
+        "mean and spread. Errors are bootstrap standard errors. A row is marked where the reweighted samples lie "
+        "clearly above perfect ones."
+    )
+
+
+def _map(study: Study) -> Picture | None:
+    text = "Free energy over φ and ψ. Raw samples are as the network drew them, reweighted ones carry their weights."
+    if study.reference is not None:
+        text += (
+            " The difference to the reference is blank where either has fewer than five frames in a cell; speckles of a"
+            " few kJ/mol are the noise of finite samples, whole regions of one colour would not be."
+        )
+    return picture(
+        "Ramachandran map",
+        f"{text} Blank cells hold no frame.",
+        study.run / "ramachandran.png",
+        study.narrow.get("ramachandran.png"),
+    )
+
+
+def _pictures(study: Study, metrics: dict[str, Any], beside: str) -> list[Picture]:
+    cis, inverted = (metrics[f"count_{name}_raw"]["value"] for name in ("cis", "inverted"))
+    outside = metrics["fraction_outside_support"]["value"]
+    texts = [
+        ("Torsions", f"Marginals of the soft torsions{beside}.", "torsions.png"),
         (
             "Energy",
             f"Potential energies by weight{beside}. The raw samples show what the weights have to correct.",
-            run / "energy.png",
+            "energy.png",
         ),
         (
-            "RMSD",
-            "RMSD of the heavy atoms after superposition. " + findings.captions.get("minima", ""),
-            run / "rmsd.png",
+            "Weights",
+            "First, how the logarithms of the weights scatter about that of a perfect sample (dashed). Then, how much "
+            "of all weight the heaviest samples carry; for perfect samples it is the dashed diagonal. "
+            f"{percent(outside)} of the samples lie off the support and have weight 0; by geometry, {inverted:,} have a"
+            f" stereocentre of the other hand and {cis:,} a cis amide.",
+            "weights.png",
         ),
+        ("RMSD", "RMSD of the heavy atoms after superposition. " + study.captions.get("rmsd.png", ""), "rmsd.png"),
         (
             "Training",
             "The effective sample size here is that of the small evaluation batches, which flatter.",
-            run / "training.png",
+            "training.png",
         ),
     ]
+    shown = [picture(title, text, study.run / name, study.narrow.get(name)) for title, text, name in texts]
+    return [p for p in shown if p is not None]
 
 
-def _repeat(subject: Subject, reference: Reference | None) -> list[tuple[str, str]]:
-    rows = [("command", subject.command)] if subject.command else []
-    if reference is not None and reference.summary.get("command"):
-        rows.append(("reference", str(reference.summary["command"])))
+def _repeat(study: Study) -> list[tuple[str, str]]:
+    rows = [("command", study.subject.command)] if study.subject.command else []
+    if study.reference is not None and study.reference.summary.get("command"):
+        rows.append(("reference", str(study.reference.summary["command"])))
     packages = ("molsampler", "torch", "openmm", "openmmtools", "mdtraj", "numpy")
     rows.append(("versions", ", ".join(f"{name} {_version(name)}" for name in packages)))
     rows.append(("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"))
     return rows
+
+
+def _formula(topology: Any) -> str:
+    """Carbon, hydrogen, then the others by name, as Hill's system has it."""
+    counts: dict[str, int] = {}
+    for atom in topology.atoms:
+        symbol = atom.element.symbol if atom.element is not None else "X"
+        counts[symbol] = counts.get(symbol, 0) + 1
+    order = sorted(counts, key=lambda s: (s != "C" or "C" not in counts, s != "H" or "C" not in counts, s))
+    subscript = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+    return "".join(s + (str(counts[s]).translate(subscript) if counts[s] > 1 else "") for s in order)
 
 
 def _version(package: str) -> str:
@@ -210,9 +286,9 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-def _estimate(metric: Any) -> Estimate:
+def _estimate(entry: dict[str, Any]) -> Estimate:
     """Value and error of an entry of metrics.json, NaN for null."""
-    value, error = metric.get("value"), metric.get("stderr")
+    value, error = entry.get("value"), entry.get("stderr")
     return Estimate(math.nan if value is None else value, math.nan if error is None else error)
 
 

@@ -19,16 +19,21 @@ class BackbonePair(NamedTuple):
 def backbone_pairs(topology: md.Topology) -> list[BackbonePair]:
     """Every residue that has both phi and psi, in the order of the chain; empty for a molecule that is no peptide.
 
-    A quadruple belongs to the residue of its CA: the third atom of phi, the second of psi.
+    A quadruple belongs to the residue of its CA: the third atom of phi, the second of psi. Where two chains number
+    their residues alike, labels carry the chain as well, so that each is there once.
     """
     if topology.n_atoms < 4:
         return []
     frame = md.Trajectory(np.zeros((1, topology.n_atoms, 3), dtype=np.float32), topology)
     phis = {topology.atom(int(q[2])).residue.index: q for q in md.compute_phi(frame)[0]}
     psis = {topology.atom(int(q[1])).residue.index: q for q in md.compute_psi(frame)[0]}
+    found = sorted(phis.keys() & psis.keys())
+    labels = [str(topology.residue(i)) for i in found]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}-{topology.residue(i).chain.index}" for label, i in zip(labels, found, strict=True)]
     return [
-        BackbonePair(str(topology.residue(i)), tuple(map(int, phis[i])), tuple(map(int, psis[i])))
-        for i in sorted(phis.keys() & psis.keys())
+        BackbonePair(label, tuple(map(int, phis[i])), tuple(map(int, psis[i])))
+        for label, i in zip(labels, found, strict=True)
     ]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from molsampler.analysis.figures import STYLE, save
+from molsampler.analysis.figures import NARROW, STYLE, save
 
 _LINES = ("#1f6fb4", "#d9730d", "#3a8f4d", "#8a56b0", "#b04a4a", "#6b6b6b", "#c2a11f", "#2aa0a8")
 
@@ -41,7 +41,7 @@ PANELS = (
 )
 
 
-def draw_training(columns: dict[str, np.ndarray], path: str | Path) -> None:
+def draw_training(columns: dict[str, np.ndarray], path: str | Path | BinaryIO, narrow: bool = False) -> None:
     """Training curves against wall time (minutes), or updates where there is no column "seconds".
 
     columns : metrics.csv by column, (rows,) float64 each, NaN where a cell is empty; columns that are missing or
@@ -58,9 +58,9 @@ def draw_training(columns: dict[str, np.ndarray], path: str | Path) -> None:
             figure.text(0.5, 0.5, "metrics.csv has no rows to draw", ha="center", va="center")
             save(figure, path)
             return
-        across = min(len(drawn), 2)
+        across = 1 if narrow else min(len(drawn), 2)
         down = -(-len(drawn) // across)
-        figure = Figure(figsize=(4.8 * across, 2.7 * down), layout="constrained")
+        figure = Figure(figsize=(NARROW if narrow else 4.8 * across, 2.7 * down), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for axis, (panel, names) in zip(axes, drawn, strict=False):
             _curves(axis, panel, names, columns, x)

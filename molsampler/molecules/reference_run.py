@@ -23,7 +23,7 @@ from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.pivot import PivotBonds
 from molsampler.molecules.quench import quench
-from molsampler.molecules.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder
+from molsampler.molecules.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder, ladder_size
 
 STATE_FILE = "exchange_state.pt"
 _RESCORE_BATCH = 500
@@ -34,29 +34,36 @@ _QUENCH_STEPS = 100  # a structure file may clash; it need not be at a minimum t
 class ReferenceSettings:
     """How long and how wide the simulation is.
 
-    temperatures : slots in a ladder, from the molecule's temperature up to `hottest` (K), geometric
+    temperatures : slots in a ladder, from the molecule's temperature up to `hottest` (K), geometric; 0 for the fewest
+        whose neighbours are expected to exchange in at least 40 % of attempts, which is then 40 to 50 %
     ladders : independent ladders
     timestep (ps), friction (1/ps), exchange_interval (steps in a round) : of the dynamics
     pivot_interval : steps of dynamics between pivot moves about soft bonds; 0 for none
+    hydrogen_mass : dalton, of every hydrogen, taken from the atom that it is bonded to; 0 leaves the masses as they
+        are. Averages over positions do not depend on masses, and with 3 dalton a time step of 0.002 ps is as accurate
+        as 0.001 ps without
     burn_in_ps, production_ps : of every replica
     frames : number of frames of the coldest replicas to return
     frame_interval : rounds between the frames that those are chosen from
     save_interval : rounds between writes of the state file
+    keep_state : leave the state file (tens of megabytes) when done, so that a longer run can go on from it
     seed : of all random numbers
     """
 
-    temperatures: int = 8
+    temperatures: int = 0
     hottest: float = 1000.0
     ladders: int = 32
     timestep: float = 0.001
     friction: float = 1.0
     exchange_interval: int = 100
     pivot_interval: int = 10
+    hydrogen_mass: float = 0.0
     burn_in_ps: float = 100.0
     production_ps: float = 400.0
     frames: int = 10_000
     frame_interval: int = 10
     save_interval: int = 500
+    keep_state: bool = False
     seed: int = 0
 
     @property
@@ -134,10 +141,13 @@ def make_reference(
     """
     _check(settings)
     path = Path(folder) / STATE_FILE
+    if settings.temperatures == 0:
+        count = ladder_size(molecule.temperature, settings.hottest, 3 * molecule.n_atoms - 6)
+        settings = replace(settings, temperatures=count)
     temperatures = geometric_ladder(molecule.temperature, settings.hottest, settings.temperatures)
     exchange = ReplicaExchange(
         energy,
-        molecule.masses,
+        repartitioned_masses(molecule, settings.hydrogen_mass),
         temperatures,
         settings.ladders,
         settings.timestep,
@@ -161,6 +171,30 @@ def make_reference(
                 state = exchange.run(state, count, generator, on_round=lambda new: (keep(new), bar.update()))
                 _save(path, settings, state, records, generator, energy)
     return _finish(settings, temperatures, state, records, rescore or energy, energy)
+
+
+def repartitioned_masses(molecule: Molecule, hydrogen_mass: float) -> np.ndarray:
+    """Masses (N,) in dalton with hydrogens of `hydrogen_mass`, what they gain taken from their bonded heavy atoms.
+
+    The sum of all masses stays. 0 leaves them as they are. Raises InputError where a heavy atom would end lighter than
+    its hydrogens.
+    """
+    masses = np.array(molecule.masses, dtype=np.float64)
+    if hydrogen_mass == 0:
+        return masses
+    hydrogens = set()
+    for pair in molecule.bonds:
+        for hydrogen, heavy in (pair, pair[::-1]):
+            if molecule.atomic_numbers[hydrogen] == 1 and molecule.atomic_numbers[heavy] > 1:
+                masses[heavy] -= hydrogen_mass - masses[hydrogen]
+                masses[hydrogen] = hydrogen_mass
+                hydrogens.add(hydrogen)
+    others = np.delete(masses, sorted(hydrogens))
+    if not hydrogen_mass > 0 or (len(others) and others.min() < hydrogen_mass):
+        raise InputError(
+            f"hydrogen_mass {hydrogen_mass} dalton cannot be taken from the heavy atoms: give 0 or between 1 and 4."
+        )
+    return masses
 
 
 class _Keeper:
@@ -199,6 +233,8 @@ def _check(settings: ReferenceSettings) -> None:
             f"production_ps {settings.production_ps} gives no frame every {settings.frame_interval} rounds: "
             "give a longer production or a frame_interval of at least 1 round that fits into it."
         )
+    if settings.temperatures < 0:
+        raise InputError(f"temperatures {settings.temperatures} must not be negative: 0 chooses the number of them.")
     if settings.pivot_interval < 0:
         raise InputError(f"pivot_interval {settings.pivot_interval} must not be negative: 0 means no pivot moves.")
     if settings.frames < 1 or settings.save_interval < 1:
@@ -209,7 +245,7 @@ def _check(settings: ReferenceSettings) -> None:
 
 def _resumable(settings: ReferenceSettings) -> dict[str, Any]:
     """The settings that a state file must share: all but those that may change when a run goes on."""
-    return asdict(replace(settings, production_ps=0.0, frames=1, save_interval=1))
+    return asdict(replace(settings, production_ps=0.0, frames=1, save_interval=1, keep_state=False))
 
 
 def _save(

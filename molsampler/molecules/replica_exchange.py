@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from scipy.special import betainc
 from torch import Tensor
 
 from molsampler.errors import InputError
@@ -30,6 +31,24 @@ def geometric_ladder(coldest: float, hottest: float, n: int) -> np.ndarray:
             "give at least one temperature and 0 < coldest <= hottest."
         )
     return np.geomspace(coldest, hottest, n) if n > 1 else np.array([float(coldest)])
+
+
+def expected_acceptance(ratio: float, degrees: int) -> float:
+    """Mean acceptance of swaps between temperatures T and ratio * T, for a harmonic molecule of `degrees` coordinates.
+
+    Its energies at T are gamma distributed with shape degrees / 2. A swap is an involution, so that the mean of
+    min(1, r) is twice the probability of r > 1, here of the colder energy above the hotter one: a beta distribution
+    (Kofke, J. Chem. Phys. 117, 6911 (2002), in closed form for constant heat capacity).
+    """
+    return float(2.0 * betainc(degrees / 2, degrees / 2, 1.0 / (1.0 + ratio)))
+
+
+def ladder_size(coldest: float, hottest: float, degrees: int, acceptance: float = 0.4) -> int:
+    """The fewest temperatures (at least 2) of a geometric ladder that neighbours exchange in with `acceptance`."""
+    n = 2
+    while expected_acceptance((hottest / coldest) ** (1.0 / (n - 1)), degrees) < acceptance:
+        n += 1
+    return n
 
 
 @dataclass(frozen=True)

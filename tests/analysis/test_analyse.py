@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
 
 import matplotlib.image
 import mdtraj as md
 import numpy as np
 import pytest
 
-from molsampler.analysis import figures
-from molsampler.analysis.analyse import Subject, analyse, slug
+from molsampler.analysis import steps
+from molsampler.analysis.analyse import Subject, analyse
+from molsampler.analysis.compared_table import above_floor, compared_rows
 from molsampler.analysis.estimates import Estimate
 from molsampler.analysis.figures import Ensemble
+from molsampler.analysis.metric_names import find
+from molsampler.analysis.ramachandran import GAS_CONSTANT
+from molsampler.analysis.ramachandran_figure import Map, difference, draw_ramachandran
 from molsampler.analysis.reference import save_reference
 from molsampler.analysis.report import number, percent, sigmas
 from molsampler.analysis.run_directory import PICTURES, RunDirectory
+from molsampler.analysis.study import slug
 from molsampler.analysis.summary import deviation
 from molsampler.analysis.training_figure import draw_training
 from molsampler.errors import InputError
@@ -45,61 +52,135 @@ def reference(peptide, mixture, tmp_path_factory):
         topology=peptide.topology,
         potential_energy=rng.normal(-50.0, 8.0, 4000),
         ladder=np.arange(4000) // 100,
+        temperature=300.0,
         summary={"command": "molsampler reference aldp"},
     )
 
 
-@pytest.fixture
-def run(peptide, mixture, tmp_path) -> RunDirectory:
+def write_run(path: Path, peptide, mixture) -> RunDirectory:
+    """4,000 samples of PROPOSAL with weights to TRUTH, some off the support, some with infinite energy."""
     rng = np.random.default_rng(1)
     angles, mode = mixture(rng, 4000, list(PROPOSAL))
     log_w = np.log(TRUTH / PROPOSAL)[mode] - 70.0
     log_w[:100] = -np.inf
     energy = rng.normal(-50.0, 8.0, 4000)
     energy[:50] = np.inf
-    run = RunDirectory.claim(tmp_path / "run")
+    run = RunDirectory.claim(path)
     run.write_samples(peptide.frames(angles), peptide.openmm_topology, log_w, energy, log_w)
     for k in range(12):
         run.append_metrics_row(
             {"update": k, "seconds": 10.0 * k, "loss": 5.0 / (k + 1), "ess": k / 30, "elbo": -80.0 + k}
         )
     (run / "config.toml").write_text('seed = 7\nname = "<b>aldp</b>"\n')
-    yield run
     run.release()
+    return run
 
 
 @pytest.fixture
+def run(peptide, mixture, tmp_path) -> RunDirectory:
+    return write_run(tmp_path / "run", peptide, mixture)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """For tests of figures and words: a picture costs half a second."""
+    monkeypatch.setattr(steps, "_draw", lambda *arguments: None)
+
+
+@pytest.fixture(scope="module")
 def subject(peptide) -> Subject:
     return Subject(
         "aldp", 300.0, peptide.positions, [peptide.pair.phi, peptide.pair.psi, peptide.methyl], command="run it"
     )
 
 
-def test_a_run_beside_its_reference(run, subject, reference) -> None:
-    metrics = analyse(run, subject, reference, {"log_z": (-70.1, None), "ess_last": 0.5})
+FROM_THE_JOB = {
+    "log_z_learnt": (-70.1, None),
+    "training_seconds": 60.0,
+    "seconds_setup": 4.0,
+    "evaluations": 5,
+    "evaluations_md": 3,
+    "skipped_updates": 0,
+    "smc_distinct_ancestors": 12.0,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(peptide, mixture, subject, reference, tmp_path_factory) -> tuple[RunDirectory, dict]:
+    """A run, analysed beside its reference with everything that a job can hand in, and its metrics."""
+    run = write_run(tmp_path_factory.mktemp("whole") / "run", peptide, mixture)
+    rng = np.random.default_rng(6)
+    # noised from the reference: under N(m + s^2 / 2, s^2) in place of N(m - s^2 / 2, s^2) the ESS is exp(-s^2)
+    subject = replace(
+        subject,
+        reference_log_weights=-70.0 + 0.18 + 0.6 * rng.normal(size=2000),
+        reference_frames=rng.integers(4000, size=2000),
+    )
+    return run, analyse(run, subject, reference, FROM_THE_JOB)
+
+
+def test_figures_beside_a_reference(whole) -> None:
+    _, metrics = whole
     share = np.square((PROPOSAL * TRUTH / PROPOSAL).sum()) / (TRUTH**2 / PROPOSAL).sum() * 0.975
     assert abs(metrics["ess"]["value"] - share) < 4 * metrics["ess"]["stderr"] + 0.005
+    assert metrics["effective_samples"]["value"] == pytest.approx(4000 * metrics["ess"]["value"])
     assert metrics["fraction_outside_support"]["value"] == pytest.approx(0.025)
     assert abs(metrics["log_z_estimate"]["value"] - (-70.0 + np.log(0.975))) < 0.1
-    for name, truth in zip(("C7eq", "C5", "alphaR", "alphaL"), TRUTH, strict=True):
-        found = metrics[f"population_{name}"]
-        assert abs(found["value"] - truth) < 4 * found["stderr"] + 0.003
-        assert metrics[f"reference_population_{name}"]["value"] == pytest.approx(truth, abs=0.04)
-    assert metrics["log_z"] == {"value": -70.1, "stderr": None}
-    for name in ("ramachandran_jsd", "torsion_jsd_phi_ALA2", "torsion_jsd_psi_ALA2"):
-        assert 0 < metrics[name]["value"] < 0.1
-    assert metrics["energy_w1"]["value"] < 1.0
+    assert abs(metrics["eubo"]["value"] - (-69.82)) < 4.5 * metrics["eubo"]["stderr"]
+    forward = metrics["ess_forward"]
+    assert abs(forward["value"] - 0.975 * np.exp(-0.36)) < 4.5 * forward["stderr"]
+    rt = GAS_CONSTANT * 300.0
+    for k, name in enumerate(("C7eq", "C5", "alphaR", "alphaL")):
+        for suffix, truth in (("", TRUTH), ("_raw", PROPOSAL)):
+            found = metrics[f"population_ALA2_{name}{suffix}"]
+            assert abs(found["value"] - truth[k]) < 4.5 * found["stderr"] + 0.003
+            free = metrics[f"free_energy_ALA2_{name}{suffix}"]
+            assert abs(free["value"] + rt * np.log(truth[k] / truth[0])) < 4.5 * free["stderr"] + 0.05
+        assert metrics[f"reference_population_ALA2_{name}"]["value"] == pytest.approx(TRUTH[k], abs=0.04)
+    assert metrics["log_z_learnt"] == {"value": -70.1, "stderr": None}
+    for name in (
+        "ramachandran_jsd",
+        "ramachandran_tv_64",
+        "torsion_jsd_psi_ALA2",
+        "torsion_kl_mean",
+        "ramachandran_w2",
+    ):
+        good = metrics[name]
+        assert abs(good["value"] - good["floor"]) < 6 * good["floor_spread"]
+    for name in ("torsion_jsd_psi_ALA2_raw", "ramachandran_w2_raw"):
+        assert metrics[name]["value"] > metrics[name]["floor"] + 4 * metrics[name]["floor_spread"]
+    assert metrics["energy_w1"]["value"] < 1.0 and metrics["energy_w1_raw"]["value"] is None
+    assert metrics["energies_not_finite"]["value"] == 50
+    assert metrics["distance_w1_mean"]["value"] < metrics["distance_w1_mean_raw"]["value"]
+    assert metrics["stereocentres"]["value"] == 1 and metrics["count_inverted_raw"]["value"] == 0
     assert 0 < metrics["rmsd_nearest_minimum"]["value"] < metrics["rmsd_input"]["value"]
+
+
+def test_pictures_and_report_beside_a_reference(whole) -> None:
+    run, _ = whole
     for name in PICTURES:
         assert_picture(run / name)
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
-    assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") == 2 * len(PICTURES)
+    assert not re.search(r"(src|href|srcset)=\"(?!data:)", page) and "http" not in page.replace("http-equiv", "")
     assert "agree with the reference within three standard errors" in page
     assert "seed = 7" in page and "&lt;b&gt;" in page and "<b>aldp" not in page
     assert "run it" in page and "molsampler reference aldp" in page
+    assert "The basin minima are frames of lowest energy of" in page
 
 
+def test_every_figure_that_is_written_is_documented(whole) -> None:
+    _, metrics = whole
+    assert [name for name in metrics if find(name) is None] == []
+    assert len(metrics) > 100
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_bootstrap_of_a_run_is_always_the_same(run, subject) -> None:
+    assert analyse(run, subject) == analyse(run, subject)
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_wrong_populations_and_missing_states_are_said(run, subject, reference, peptide, mixture) -> None:
     angles, _ = mixture(np.random.default_rng(2), 3000, [0.8, 0.1, 0.1, 0.0])
     zeros = np.zeros(3000)
@@ -108,27 +189,28 @@ def test_wrong_populations_and_missing_states_are_said(run, subject, reference, 
     page = (run / "report.html").read_text()
     assert "The samples miss αL" in page
     assert "More than three standard errors from the reference: C7eq" in page
-    assert 'class="verdict poor"' in page
+    assert 'class="verdict care"' in page and "Use this run with care." in page
+    assert "The difference is real." in page and '<tr class="off">' in page
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_without_reference(run, subject) -> None:
     metrics = analyse(run, subject)
-    assert "ramachandran_jsd" not in metrics and "population_C7eq" in metrics
-    for name in PICTURES:
-        assert_picture(run / name)
+    assert "ramachandran_jsd" not in metrics and "population_ALA2_C7eq" in metrics
     assert "no reference to compare with" in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_minima_are_what_the_minimiser_makes_of_the_lowest_frames(run, subject, reference) -> None:
     seen = []
 
     def minimise(structures: np.ndarray) -> np.ndarray:
         seen.append(structures.shape)
-        return structures + 1.0
+        return np.repeat(subject.input_positions[None], len(structures), 0)
 
-    analyse(run, replace(subject, minimise=minimise), reference)
+    metrics = analyse(run, replace(subject, minimise=minimise), reference)
     assert seen == [(4, 22, 3)]
-    assert "basin minima are minima of" in (run / "report.html").read_text()
+    assert metrics["rmsd_nearest_minimum"] == metrics["rmsd_input"]
 
 
 def test_no_sample_on_the_support_is_said_and_drawn(run, subject, peptide) -> None:
@@ -142,12 +224,14 @@ def test_no_sample_on_the_support_is_said_and_drawn(run, subject, peptide) -> No
     assert not (run / "energy.png").exists() and "torsions" in page
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_single_sample_is_analysed(run, subject, peptide) -> None:
     one = np.zeros(1)
     run.write_samples(peptide.positions[None], peptide.openmm_topology, one, one, one)
     metrics = analyse(run, subject)
     assert metrics["ess"] == {"value": 1.0, "stderr": None}
-    assert "A single sample carries 100\u00a0% of all weight" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "A single sample carries 100\u00a0% of all weight" in page and 'class="verdict poor"' in page
 
 
 def test_a_molecule_without_backbone_or_soft_torsions(tmp_path) -> None:
@@ -160,13 +244,62 @@ def test_a_molecule_without_backbone_or_soft_torsions(tmp_path) -> None:
     run = RunDirectory(tmp_path)
     positions = structure + 0.01 * rng.normal(size=(300, 2, 3))
     run.write_samples(positions, topology, rng.normal(size=300), rng.normal(size=300), np.zeros(300))
-    analyse(run, Subject("water", 300.0, structure))
+    metrics = analyse(run, Subject("water", 300.0, structure))
+    assert metrics["distance_pairs"]["value"] == 0 and metrics["stereocentres"]["value"] == 0
     assert not (run / "ramachandran.png").exists() and not (run / "torsions.png").exists()
     assert_picture(run / "energy.png")
     page = (run / "report.html").read_text()
     assert "no residue with both phi and psi" in page and "no soft torsion" in page
 
 
+def two_residues(peptide, angles: np.ndarray) -> tuple[md.Trajectory, Subject]:
+    """Alanine dipeptide twice, 2 nm apart: the first with phi and psi as in angles (n, 2, 2), the second likewise."""
+    topology = peptide.topology.join(peptide.topology)
+    frames = [peptide.frames(angles[:, k]) + 2.0 * k for k in (0, 1)]
+    structure = np.concatenate([peptide.positions, peptide.positions + 2.0])
+    return md.Trajectory(np.concatenate(frames, 1), topology), Subject("twice", 300.0, structure)
+
+
+def test_every_residue_has_its_map_and_its_figures(peptide, mixture, tmp_path, monkeypatch) -> None:
+    def draw_map_alone(study, name, draw, *arguments) -> None:
+        if name == "ramachandran.png":
+            draw(*arguments, study.run / name)
+
+    monkeypatch.setattr(steps, "_draw", draw_map_alone)
+    rng = np.random.default_rng(9)
+    known, subject = two_residues(peptide, np.stack([mixture(rng, 1500, list(TRUTH))[0] for _ in range(2)], 1))
+    reference = save_reference(
+        tmp_path / "reference",
+        positions=known.xyz,
+        topology=known.topology,
+        potential_energy=np.zeros(1500),
+        ladder=np.arange(1500) // 50,
+        temperature=300.0,
+        summary={},
+    )
+    # the first residue as in the reference, the second without its last state
+    wrong = mixture(rng, 1500, [0.5, 0.3, 0.2, 0.0])[0]
+    samples, _ = two_residues(peptide, np.stack([mixture(rng, 1500, list(TRUTH))[0], wrong], 1))
+    run = RunDirectory(tmp_path)
+    zeros = np.zeros(1500)
+    run.write_samples(samples.xyz, samples.topology, zeros, zeros, zeros)
+    metrics = analyse(run, subject, reference)
+    first, second = "ALA2-0", "ALA2-1"
+    assert list(reference.residues) == [first, second]
+    assert metrics[f"population_{second}_alphaL"]["value"] < 0.01 < metrics[f"population_{first}_alphaL"]["value"]
+    for name in ("ramachandran_tv", "ramachandran_w2", "ramachandran_jsd_64"):
+        parts = [metrics[f"{name}_{residue}"]["value"] for residue in (first, second)]
+        assert metrics[name]["value"] == pytest.approx(np.mean(parts)) and parts[0] != parts[1]
+    assert metrics[f"ramachandran_w2_{first}"]["value"] < metrics[f"ramachandran_w2_{second}"]["value"]
+    for angle in ("phi", "psi"):
+        assert {f"torsion_kl_{angle}_{residue}" for residue in (first, second)} <= set(metrics)
+    assert [name for name in metrics if find(name) is None] == []
+    assert_picture(run / "ramachandran.png")
+    page = (run / "report.html").read_text()
+    assert f"The samples miss αL of {second}" in page and f"<h3>{first}</h3>" in page and "mean of all" in page
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_runs_of_smc_have_their_own_ess(run, subject, peptide, mixture) -> None:
     rng = np.random.default_rng(4)
     angles, _ = mixture(rng, 2000, list(TRUTH))
@@ -178,6 +311,42 @@ def test_runs_of_smc_have_their_own_ess(run, subject, peptide, mixture) -> None:
     metrics = analyse(run, subject)
     assert metrics["runs"]["value"] == 100 and "elbo" not in metrics
     assert abs(metrics["ess"]["value"] - 1 / (1 + 20 * 0.0025)) < 4 * metrics["ess"]["stderr"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_mirror_images_with_weight_are_found_out(run, subject, peptide) -> None:
+    frames = np.repeat(peptide.positions[None], 300, 0)
+    frames[:30] *= [1.0, 1.0, -1.0]
+    zeros = np.zeros(300)
+    run.write_samples(frames, peptide.openmm_topology, zeros, zeros, zeros)
+    metrics = analyse(run, subject)
+    assert metrics["count_inverted_raw"]["value"] == 30 and metrics["fraction_inverted"]["value"] == pytest.approx(0.1)
+    assert "mirror images" in (run / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_tail_of_heavy_weights_is_told(run, subject, peptide) -> None:
+    frames = np.repeat(peptide.positions[None], 4000, 0)
+    log_w = np.log(np.random.default_rng(7).pareto(0.9, 4000))
+    run.write_samples(frames, peptide.openmm_topology, log_w, np.zeros(4000), log_w)
+    metrics = analyse(run, subject)
+    assert metrics["pareto_k"]["value"] > metrics["pareto_k_threshold"]["value"]
+    page = (run / "report.html").read_text()
+    assert "may change the averages" in page and "This run can be trusted" not in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_trajectories_from_the_reference_need_their_frames(run, subject, reference) -> None:
+    with pytest.raises(InputError, match="3 log-weights of reference frames came with 2 frame numbers"):
+        analyse(
+            run,
+            replace(subject, reference_log_weights=np.zeros(3), reference_frames=np.zeros(2, dtype=int)),
+            reference,
+        )
+    unseen = np.array([-70.0, np.inf, -70.0])
+    metrics = analyse(run, replace(subject, reference_log_weights=unseen, reference_frames=np.arange(3)), reference)
+    assert metrics["eubo"]["value"] is None and metrics["ess_forward"]["value"] == 0.0
+    assert "the policy hardly visits" in (run / "report.html").read_text()
 
 
 def test_another_molecule_is_refused(run, subject, reference, peptide) -> None:
@@ -200,14 +369,51 @@ def test_the_training_picture_skips_what_is_missing(tmp_path) -> None:
     assert_picture(tmp_path / "a.png", 200)
 
 
-def test_the_reweighted_map_shows_the_weights(tmp_path, mixture) -> None:
+def test_the_reweighted_map_shows_the_weights(mixture) -> None:
     angles, mode = mixture(np.random.default_rng(5), 5000, [0.25] * 4)
     weights = np.where(mode == 0, 1.0, 1e-4)
     pictures = []
-    for name, w in (("plain", None), ("weighted", weights / weights.sum())):
-        figures.draw_ramachandran([Ensemble("reweighted", angles, w)], None, 300.0, tmp_path / f"{name}.png")
-        pictures.append(matplotlib.image.imread(tmp_path / f"{name}.png"))
-    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).mean() > 0.02
+    for w in (None, weights / weights.sum()):
+        buffer = BytesIO()
+        draw_ramachandran(
+            [Map("ALA2", [Ensemble("reweighted", angles, w), Ensemble("raw", angles)], None)], 300.0, buffer
+        )
+        pictures.append(matplotlib.image.imread(BytesIO(buffer.getvalue())))
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).mean() > 0.01
+
+
+def test_the_difference_of_two_maps_is_that_of_their_logarithms(mixture) -> None:
+    rng = np.random.default_rng(8)
+    a, b = mixture(rng, 40_000, [0.5, 0.3, 0.1, 0.1])[0], mixture(rng, 40_000, [0.25, 0.3, 0.35, 0.1])[0]
+    gap = difference(Ensemble("reweighted", a), Ensemble("reference", b), 300.0, 18)
+    cell = [tuple(np.floor((mode + np.pi) / (2 * np.pi) * 18).astype(int)) for mode in mixture.modes]
+    expected = -GAS_CONSTANT * 300.0 * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
+    # a cell holds some 1,000 frames: 3 %, 0.1 kJ/mol
+    assert [gap[c] for c in cell] == pytest.approx(expected, abs=0.4)
+    assert np.isnan(gap[11, 3])
+
+
+def test_only_clear_excesses_are_marked() -> None:
+    entry = {"value": 0.30, "stderr": 0.01, "floor": 0.26, "floor_spread": 0.005}
+    assert not above_floor(entry)  # four standard errors
+    assert above_floor(entry | {"value": 0.31})
+    assert not above_floor(entry | {"stderr": 0.001, "floor_spread": 0.001, "value": 0.28})  # less than a tenth
+    assert not above_floor(entry | {"value": None}) and not above_floor({})
+
+
+def test_the_table_has_each_residue_and_the_mean() -> None:
+    entry = {"value": 0.3, "stderr": 0.01, "floor": 0.26, "floor_spread": 0.005}
+    names = [
+        "ramachandran_tv_ALA2",
+        "ramachandran_tv_ALA3",
+        "ramachandran_tv",
+        "ramachandran_tv_64",
+        "torsion_kl_phi_ALA2",
+    ]
+    metrics = {name: entry for name in names} | {"ess": {"value": 1.0, "stderr": None}}
+    rows = compared_rows(metrics, ["ALA2", "ALA3"])
+    assert [row.group.split(",")[1].strip() for row in rows[:4]] == ["ALA2", "ALA3", "mean of all", "mean of all"]
+    assert len(compared_rows(metrics, ["ALA2"])) == 3 and rows[-1].label == "φ ALA2" and rows[0].raw == "–"
 
 
 def test_numbers_for_people() -> None:

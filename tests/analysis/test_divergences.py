@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import ot
 import pytest
-from scipy.special import i0, i1
 from scipy.stats import norm, wasserstein_distance
 
 from molsampler.analysis import divergences as d
@@ -23,42 +23,31 @@ def test_kl_jsd_and_tv_by_hand() -> None:
     assert d.kl(p, p) == d.jensen_shannon(p, p) == d.total_variation(p, p) == 0.0
 
 
-def test_torsions_of_two_von_mises_have_their_closed_form() -> None:
-    rng = np.random.default_rng(0)
-    kappa, shift, n = 3.0, 0.4, 400_000
-    found = d.compare_torsion(rng.vonmises(shift, kappa, n), None, rng.vonmises(0.0, kappa, n))
-    truth = kappa * i1(kappa) / i0(kappa) * (1 - np.cos(shift))
-    assert found["kl"] == pytest.approx(truth, rel=0.03)
-    assert 0 < found["jsd"] < found["kl"] and 0 < found["tv"] < 1
-
-
-def test_kl_stays_finite_where_samples_miss_a_bin() -> None:
-    found = d.compare_torsion(np.zeros(100), None, np.array([0.0, 2.0]))
-    # half a frame in 100.5 over 72 bins at the missed one; nearly all at the other
-    floor, near = 0.5 / 72 / 100.5, (100 + 0.5 / 72) / 100.5
-    assert found["kl"] == pytest.approx(0.5 * np.log(0.5 / floor) + 0.5 * np.log(0.5 / near))
-
-
-def test_transport_on_the_torus_goes_the_short_way_round() -> None:
-    a, b = np.deg2rad([[175.0, 0.0]]), np.deg2rad([[-175.0, 3.0]])
-    assert d.torus_w2(a, None, b, None) == pytest.approx(np.deg2rad(np.hypot(10.0, 3.0)))
-
-
-def test_transport_of_a_shifted_cloud_is_the_shift() -> None:
-    rng = np.random.default_rng(1)
-    a = rng.normal(0.0, 0.3, (300, 2))
-    assert d.torus_w2(a, None, a + [0.2, -0.1], None) == pytest.approx(np.hypot(0.2, 0.1), rel=1e-6)
-
-
-def test_transport_follows_the_weights() -> None:
-    a = np.array([[0.0], [1.0], [2.0]])
-    assert d.torus_w2(a, np.array([0.5, 0.5, 0.0]), a, np.array([1.0, 0.0, 0.0])) == pytest.approx(np.sqrt(0.5))
+def test_half_a_frame_is_spread_evenly_and_keeps_the_sum() -> None:
+    q = d.with_half_a_frame(np.array([0.75, 0.25, 0.0, 0.0]), 100.0)
+    assert q == pytest.approx(np.array([75.125, 25.125, 0.125, 0.125]) / 100.5)
 
 
 def test_map_transport_of_a_rolled_histogram_is_its_shift() -> None:
     p = np.zeros((36, 36))
     p[34:, 3:6] = 1 / 6
     assert d.map_w2(p, np.roll(p, (2, 0), (0, 1))) == pytest.approx(np.deg2rad(20.0))
+
+
+def test_map_transport_is_that_between_the_centres_of_cells() -> None:
+    rng = np.random.default_rng(7)
+    p, q = rng.dirichlet(np.full(144, 0.1)).reshape(12, 12), rng.dirichlet(np.full(144, 0.1)).reshape(12, 12)
+    centre = (np.arange(12) + 0.5) * np.pi / 6
+    cells = np.stack(np.meshgrid(centre, centre, indexing="ij"), -1).reshape(-1, 2)
+    gap = (cells[:, None] - cells[None] + np.pi) % (2 * np.pi) - np.pi
+    assert d.map_w2(p, q) == pytest.approx(np.sqrt(ot.emd2(p.ravel(), q.ravel(), np.square(gap).sum(-1))))
+
+
+def test_map_transport_splits_mass_as_it_must() -> None:
+    p, q = np.zeros((36, 36)), np.zeros((36, 36))
+    p[0, 0] = 1.0
+    q[0, 0], q[35, 1] = 0.75, 0.25  # a quarter goes one cell across the border and one up
+    assert d.map_w2(p, q) == pytest.approx(np.deg2rad(10.0) * np.sqrt(2 * 0.25))
 
 
 def test_energies_of_two_gaussians_have_their_closed_form() -> None:

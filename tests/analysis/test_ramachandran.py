@@ -8,12 +8,10 @@ from scipy.special import i0
 
 from molsampler.analysis.ramachandran import (
     GAS_CONSTANT,
-    POSITIVE_PHI,
     _climb,
     find_basins,
     free_energy,
     histogram,
-    populations,
     smoothed,
 )
 
@@ -115,36 +113,6 @@ def test_peaks_far_from_the_textbook_are_named_by_their_place() -> None:
     basins = find_basins(np.deg2rad(rng.normal([120.0, -150.0], 15.0, (3000, 2))))
     phi, psi = (float(x) for x in basins.names[0].strip("()").split(","))
     assert abs(phi - 120) < 8 and abs(psi + 150) < 8
-
-
-def test_populations_by_weight_agree_with_the_truth_and_their_errors_with_the_spread(mixture) -> None:
-    rng = np.random.default_rng(7)
-    truth, proposal = np.array([0.6, 0.3, 0.09, 0.01]), np.array([0.25, 0.25, 0.25, 0.25])
-    basins = find_basins(mixture(rng, 20_000, list(proposal))[0])
-    order = ["C7eq", "C5", "alphaR", "alphaL"]
-    repeats = []
-    for _ in range(300):
-        angles, mode = mixture(rng, 400, list(proposal))
-        weights = (truth / proposal)[mode]
-        found = populations(basins, angles, weights / weights.sum())
-        repeats.append([found[name] for name in [*order, POSITIVE_PHI]])
-    array = np.array(repeats)  # (300, 5, 2)
-    spread = array[:, :4, 0].std(0)
-    assert np.abs(array[:, :4, 0].mean(0) - truth).max() < 4 * spread.max() / np.sqrt(300) + 0.003
-    assert np.abs(array[:, :4, 1].mean(0) / spread - 1).max() < 0.2
-    assert np.abs(array[:, 4, 0] - array[:, 3, 0]).max() < 0.02  # phi > 0 is alphaL but for the tails
-
-
-def test_populations_sum_to_one_and_groups_widen_errors(mixture) -> None:
-    rng = np.random.default_rng(8)
-    one, _ = mixture(rng, 400, [0.4, 0.3, 0.2, 0.1])
-    angles, groups = np.repeat(one, 25, 0), np.repeat(np.arange(400), 25)  # every frame 25 times
-    basins = find_basins(angles)
-    plain, grouped = populations(basins, angles), populations(basins, angles, groups=groups)
-    assert sum(grouped[name].value for name in basins.names) == pytest.approx(1.0)
-    for name in basins.names:
-        assert plain[name].value == pytest.approx(grouped[name].value)
-        assert grouped[name].stderr / plain[name].stderr == pytest.approx(5.0, rel=0.01)
 
 
 def test_histogram_wraps_and_sums_to_one() -> None:

@@ -20,7 +20,15 @@ from torch import Tensor
 from molsampler.errors import InputError
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.reference_run import STATE_FILE, ReferenceRun, ReferenceSettings, make_reference
+from molsampler.molecules.reference_run import (
+    STATE_FILE,
+    ReferenceRun,
+    ReferenceSettings,
+    make_reference,
+    repartitioned_masses,
+)
+from molsampler.molecules.replica_exchange import ladder_size
+from molsampler.molecules.system import load_molecule
 
 SETTINGS = ReferenceSettings(
     temperatures=3,
@@ -141,7 +149,16 @@ def test_a_state_file_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) 
         run(tmp_path)
 
 
-@pytest.mark.parametrize(("change", "said"), [({"production_ps": 0.005}, "0.005"), ({"frames": 0}, "frames 0")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"production_ps": 0.005}, "0.005"),
+        ({"frames": 0}, "frames 0"),
+        ({"temperatures": -1}, "temperatures -1"),
+        ({"hydrogen_mass": 13.0}, "hydrogen_mass 13.0"),
+        ({"hydrogen_mass": -1.0}, "hydrogen_mass -1.0"),
+    ],
+)
 def test_settings_that_give_nothing_are_refused(tmp_path: Path, change: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         run(tmp_path, settings=replace(SETTINGS, **change))
@@ -153,6 +170,24 @@ def test_mean_energies_carry_errors_between_ladders(tmp_path: Path) -> None:
     assert np.allclose(found.summary["mean_potential_energy"], found.energies.mean((0, 1)))
     expected = [math.sqrt(np.var(of_ladder[:, t], ddof=1) / 4) for t in range(3)]
     assert np.allclose(found.summary["mean_potential_energy_stderr"], expected)
+
+
+def test_the_number_of_temperatures_follows_the_molecule(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, temperatures=0, hottest=450.0, production_ps=0.05)
+    found = run(tmp_path, settings=settings)
+    count = ladder_size(300.0, 450.0, 3)
+    assert found.energies.shape[-1] == len(found.temperatures) == found.summary["settings"]["temperatures"] == count
+    assert found.temperatures[-1] == pytest.approx(450.0)
+
+
+def test_hydrogens_take_their_mass_from_their_neighbours() -> None:
+    molecule = load_molecule("aldp")
+    masses = repartitioned_masses(molecule, 3.0)
+    hydrogens = molecule.atomic_numbers == 1
+    assert np.allclose(masses[hydrogens], 3.0) and masses.sum() == pytest.approx(molecule.masses.sum())
+    methyl = next(i for i, name in enumerate(molecule.atom_labels) if name.endswith("-CB"))
+    assert masses[methyl] == pytest.approx(molecule.masses[methyl] - 3 * (3.0 - molecule.masses[hydrogens][0]))
+    assert np.array_equal(repartitioned_masses(molecule, 0.0), molecule.masses)
 
 
 if __name__ == "__main__":  # the process that the test of a killed run starts

@@ -15,7 +15,13 @@ from torch import Tensor
 from molsampler.errors import InputError
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import GAS_CONSTANT
-from molsampler.molecules.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder
+from molsampler.molecules.replica_exchange import (
+    ExchangeState,
+    ReplicaExchange,
+    expected_acceptance,
+    geometric_ladder,
+    ladder_size,
+)
 
 BOUND = 4.5
 MASSES = (2.0, 3.0)
@@ -194,3 +200,61 @@ def test_ladders_are_geometric_and_bad_ones_are_refused() -> None:
         ReplicaExchange(Dumbbell(), MASSES, [400.0, 300.0], 2)
     with pytest.raises(InputError, match="0 ladders"):
         ReplicaExchange(Dumbbell(), MASSES, [300.0], 0)
+
+
+def test_expected_acceptance_is_that_of_harmonic_energies() -> None:
+    """mean of min(1, exp(d beta d U)) over independent energies of 60 harmonic degrees of freedom."""
+    rng = np.random.default_rng(0)
+    for ratio in (1.05, 1.2, 1.6):
+        cold, hot = rng.gamma(30.0, size=200_000), ratio * rng.gamma(30.0, size=200_000)  # in RT of the colder one
+        drawn = np.exp(np.minimum(0.0, (1.0 - 1.0 / ratio) * (cold - hot)))
+        assert abs(expected_acceptance(ratio, 60) - drawn.mean()) < BOUND * drawn.std() / math.sqrt(len(drawn))
+    assert expected_acceptance(1.0, 60) == pytest.approx(1.0)
+
+
+def test_a_ladder_is_as_short_as_acceptance_allows() -> None:
+    for degrees in (30, 60, 400):
+        n = ladder_size(300.0, 1000.0, degrees)
+        step = (1000.0 / 300.0) ** (1.0 / (n - 1))
+        wider = (1000.0 / 300.0) ** (1.0 / (n - 2))
+        assert 0.4 <= expected_acceptance(step, degrees) < 0.55 and expected_acceptance(wider, degrees) < 0.4
+    assert ladder_size(300.0, 301.0, 60) == 2
+
+
+class Springs(Energy):
+    """Four atoms, every pair on a spring of length zero: a molecule that is harmonic in all of its nine coordinates."""
+
+    STIFFNESS, ATOMS, MASS = 500.0, 4, 8.0  # kJ/mol/nm^2, -, dalton: omega = sqrt(4 * 500 / 8) = 16 / ps
+
+    def __init__(self) -> None:
+        super().__init__(self.ATOMS)
+
+    def _evaluate(self, positions: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:
+        from_centre = positions - positions.mean(1, keepdim=True)
+        stiffness = self.STIFFNESS * self.ATOMS  # sum over pairs of |x_i - x_j|^2 = N sum of |x_i - centre|^2
+        return 0.5 * stiffness * from_centre.square().sum((1, 2)), -stiffness * from_centre if forces else None
+
+
+@pytest.mark.parametrize("timestep", [0.005, 0.05])  # omega dt = 0.08 and 0.8
+def test_a_harmonic_molecule_has_its_closed_form_at_every_time_step(timestep: float) -> None:
+    """Mean energy 9/2 RT with variance 9/2 (RT)^2 at each of three temperatures: BAOAB's positions are exact here."""
+    temperatures = geometric_ladder(300.0, 600.0, 3)
+    ladders, steps = 400, round(0.3 / timestep)  # 5 radians of the oscillator between exchanges
+    exchange = ReplicaExchange(
+        Springs(), [Springs.MASS] * 4, temperatures, ladders, timestep, friction=8.0, exchange_interval=steps
+    )
+    generator = torch.Generator().manual_seed(3)
+    start = 0.1 * torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    kept: list[Tensor] = []
+
+    def keep(state: ExchangeState) -> None:
+        if state.rounds > 8:
+            kept.append(state.langevin.energy.reshape(ladders, 3))
+
+    exchange.run(exchange.start(start, generator), 16, generator, keep)
+    reduced = torch.stack(kept).numpy() / (GAS_CONSTANT * temperatures)  # (8, L, T)
+    for moment, exact in ((reduced, 4.5), (np.square(reduced - 4.5), 4.5)):
+        of_ladder = moment.mean(0)
+        error = of_ladder.std(0, ddof=1) / math.sqrt(ladders)
+        assert (np.abs(of_ladder.mean(0) - exact) < BOUND * error).all()
+        assert (error < 0.05 * exact).all()

@@ -1,0 +1,139 @@
+"""The figures of metrics.json: stable names, units, meanings. docs/METRICS.md has the same table."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """One name, or a pattern of names with <placeholders>; its unit, "" for pure numbers; what it means."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+SIZES = (
+    Figure("samples", "", "samples drawn"),
+    Figure(
+        "effective_samples",
+        "",
+        "independent draws from the Boltzmann distribution that they are worth: ess times samples",
+    ),
+    Figure("reference_frames", "", "frames of the stored reference that the samples are compared with"),
+    Figure("runs", "", "independent runs of sequential Monte Carlo that the samples come from"),
+)
+
+WEIGHTS = (
+    Figure(
+        "ess", "", "effective sample size as a fraction of the samples, those off the support counted with weight 0"
+    ),
+    Figure("pareto_k", "", "Pareto shape k-hat of the largest weights: the heavier their tail, the larger"),
+    Figure("pareto_k_threshold", "", "k-hat below which averages over so many weights can be trusted"),
+    Figure("largest_weight", "", "share of the largest single weight; 1/samples would be ideal"),
+    Figure(
+        "fraction_outside_support", "", "samples of another stereochemistry or impossible geometry; their weight is 0"
+    ),
+    Figure("log_z_estimate", "", "logarithm of the mean weight: the estimate of log Z"),
+    Figure("log_z_learnt", "", "the scalar log Z that trajectory balance learnt"),
+    Figure("elbo", "", "mean log-weight of the samples on the support: a lower bound of log Z"),
+    Figure("eubo", "", "mean log-weight of trajectories noised from reference frames: an upper bound of log Z"),
+    Figure(
+        "eubo_trajectories", "", "how many trajectories noised from reference frames eubo and ess_forward come from"
+    ),
+    Figure("ess_forward", "", "effective sample size seen from the reference: low where the policy misses states"),
+)
+
+BASINS = (
+    Figure("population_<residue>_<basin>", "", "population of a basin of the Ramachandran map, or of phi > 0"),
+    Figure("free_energy_<residue>_<basin>", "kJ/mol", "free energy of a basin against the most populated one"),
+)
+
+DIVERGENCES = (
+    Figure("ramachandran_kl_<residue>", "nat", "KL divergence of the maps, reference to samples, 100 x 100 bins"),
+    Figure("ramachandran_jsd_<residue>", "nat", "Jensen-Shannon divergence of the maps, 100 x 100 bins"),
+    Figure("ramachandran_tv_<residue>", "", "total variation of the maps, 100 x 100 bins (as CMT and TA-BG)"),
+    Figure("ramachandran_kl_64_<residue>", "nat", "KL divergence of the maps, reference to samples, 64 x 64 bins"),
+    Figure("ramachandran_jsd_64_<residue>", "nat", "Jensen-Shannon divergence of the maps, 64 x 64 bins"),
+    Figure("ramachandran_tv_64_<residue>", "", "total variation of the maps, 64 x 64 bins (as FAB's code)"),
+    Figure(
+        "ramachandran_w2_<residue>", "rad", "2-Wasserstein distance of (phi, psi) on the torus, cells of 7.5 degrees"
+    ),
+    Figure(
+        "ramachandran_kl",
+        "nat",
+        "KL divergence of the maps, reference to samples, 100 x 100 bins, mean over the residues",
+    ),
+    Figure("ramachandran_jsd", "nat", "Jensen-Shannon divergence of the maps, 100 x 100 bins, mean over the residues"),
+    Figure("ramachandran_tv", "", "total variation of the maps, 100 x 100 bins, mean over the residues"),
+    Figure(
+        "ramachandran_kl_64",
+        "nat",
+        "KL divergence of the maps, reference to samples, 64 x 64 bins, mean over the residues",
+    ),
+    Figure("ramachandran_jsd_64", "nat", "Jensen-Shannon divergence of the maps, 64 x 64 bins, mean over the residues"),
+    Figure("ramachandran_tv_64", "", "total variation of the maps, 64 x 64 bins, mean over the residues"),
+    Figure("ramachandran_w2", "rad", "2-Wasserstein distance of (phi, psi) on the torus, mean over the residues"),
+    Figure("torsion_kl_<torsion>", "nat", "KL divergence of one torsion, reference to samples, 100 bins"),
+    Figure("torsion_jsd_<torsion>", "nat", "Jensen-Shannon divergence of one torsion, 100 bins"),
+    Figure("torsion_kl_mean", "nat", "KL divergence of a torsion, mean over those shown"),
+    Figure("torsion_jsd_mean", "nat", "Jensen-Shannon divergence of a torsion, mean over those shown"),
+    Figure("energy_w1", "kJ/mol", "1-Wasserstein distance of the potential energies"),
+    Figure("energy_w2", "kJ/mol", "2-Wasserstein distance of the potential energies"),
+    Figure("distance_w1_mean", "nm", "1-Wasserstein distance of an interatomic distance, mean over the pairs"),
+    Figure("distance_w1_largest", "nm", "1-Wasserstein distance of an interatomic distance, the largest of all pairs"),
+    Figure(
+        "distance_pairs", "", "pairs of heavy atoms three or more bonds apart that distance_w1 is over, at most 100"
+    ),
+)
+
+AVERAGES = (
+    Figure("mean_energy", "kJ/mol", "mean potential energy"),
+    Figure("median_energy", "kJ/mol", "median potential energy"),
+    Figure("energies_not_finite", "", "samples whose energy is infinite or not a number"),
+    Figure("rmsd_input", "nm", "mean RMSD of heavy atoms to the input structure"),
+    Figure("rmsd_nearest_minimum", "nm", "mean RMSD of heavy atoms to the nearest basin minimum"),
+    Figure("stereocentres", "", "atoms with four different neighbours"),
+    Figure("amides", "", "amides whose nitrogen carries more than hydrogens"),
+    Figure("fraction_inverted", "", "frames with a stereocentre of the other hand than in the input structure"),
+    Figure("fraction_cis", "", "frames with a cis amide"),
+    Figure("count_inverted", "", "how many samples have a stereocentre of the other hand"),
+    Figure("count_cis", "", "how many samples have a cis amide"),
+)
+
+RUN = (
+    Figure("training_seconds", "s", "wall time of training"),
+    Figure("seconds_<stage>", "s", "wall time of another stage of the run: set-up, sampling, analysis"),
+    Figure("evaluations", "", "evaluations of the molecule's energy, all purposes together"),
+    Figure("evaluations_<purpose>", "", "evaluations of the molecule's energy for one purpose, md among them"),
+    Figure("skipped_updates", "", "updates left out because their loss was not finite"),
+    Figure("smc_distinct_ancestors", "", "distinct ancestors at the end of a run of sequential Monte Carlo, mean"),
+)
+
+GROUPS = {
+    "Sizes": SIZES,
+    "Weights": WEIGHTS,
+    "Basins": BASINS,
+    "Divergences from the reference": DIVERGENCES,
+    "Averages and geometry": AVERAGES,
+    "The run": RUN,
+}
+
+
+def find(name: str) -> Figure | None:
+    """The entry of a name of metrics.json, a suffix _raw or a prefix reference_ aside; None where there is none."""
+    plain = (name, name.removesuffix("_raw"), name.removeprefix("reference_"))
+    for expression, figure in _expressions():
+        if any(expression.fullmatch(each) for each in plain):
+            return figure
+    return None
+
+
+@cache
+def _expressions() -> list[tuple[re.Pattern[str], Figure]]:
+    """Names first, then patterns, so that a name that fits both is found as itself; the more text the earlier."""
+    entries = [figure for group in GROUPS.values() for figure in group]
+    entries.sort(key=lambda figure: ("<" in figure.name, -len(re.sub("<.*?>", "", figure.name))))
+    return [(re.compile(re.sub("<.*?>", ".+", figure.name)), figure) for figure in entries]

@@ -1,0 +1,243 @@
+"""The steps of an analysis: each takes the study, adds its figures to `metrics` and leaves its picture in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from molsampler.analysis import estimates, figures
+from molsampler.analysis.basins import counted_basins, weighted_basins
+from molsampler.analysis.distances import distances, distant_pairs
+from molsampler.analysis.energies import quantiles
+from molsampler.analysis.estimates import Estimate
+from molsampler.analysis.measures import Distances, Histograms, Lines, TorusTransport
+from molsampler.analysis.pareto import k_threshold, pareto_k
+from molsampler.analysis.ramachandran import find_basins
+from molsampler.analysis.ramachandran_figure import Map, draw_ramachandran
+from molsampler.analysis.report import greek
+from molsampler.analysis.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
+from molsampler.analysis.stereochemistry import amides, cis, inverted, stereocentres
+from molsampler.analysis.study import ResidueFindings, Study, slug
+from molsampler.analysis.torsions import BackbonePair, backbone_pairs, phi_psi, torsion_angles, torsion_names
+from molsampler.analysis.training_figure import draw_training
+
+TORSION_BINS = 100
+MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code
+TRANSPORT_BINS = 48
+MOST_MAPS = 3  # residues in the picture
+
+
+def weights(study: Study) -> None:
+    """Effective sample size, log Z, bounds, support, and how heavy the tail of the weights is."""
+    samples, metrics = study.samples, study.metrics
+    log_weights, n = samples.log_weights, len(samples.log_weights)
+    if samples.group is None:
+        ess, log_z = estimates.ess_fraction(log_weights), estimates.log_z_estimate(log_weights)
+        metrics["elbo"] = estimates.elbo(log_weights)
+    else:  # log-weights are then no longer those of trajectories, and there is no ELBO
+        ess, log_z = estimates.run_estimates(log_weights, samples.group)
+        metrics["runs"] = len(np.unique(samples.group))
+    metrics |= {
+        "samples": n,
+        "ess": ess,
+        "effective_samples": (ess.value * n, ess.stderr * n),
+        "log_z_estimate": log_z,
+        "fraction_outside_support": estimates.outside_support(log_weights),
+        "largest_weight": 0.0 if samples.weights is None else float(samples.weights.max()),
+    }
+    if samples.group is None:
+        metrics["pareto_k"] = pareto_k(log_weights, study.generator)
+        metrics["pareto_k_threshold"] = k_threshold(n)
+    if study.reference is not None:
+        metrics["reference_frames"] = study.reference.trajectory.n_frames
+        if study.subject.reference_log_weights is not None:
+            _upper_bound(study, log_z)
+    if study.reweighted is None:
+        study.notes.append("No sample lies on the support, so nothing could be reweighted.")
+        (study.run / "weights.png").unlink(missing_ok=True)
+    else:
+        _draw(study, "weights.png", figures.draw_weights, log_weights)
+
+
+def _upper_bound(study: Study, log_z: Estimate) -> None:
+    """EUBO and forward effective sample size, from trajectories noised from the reference."""
+    log_weights = np.asarray(study.subject.reference_log_weights, dtype=np.float64)
+    ladder = study.reference.ladder[np.asarray(study.subject.reference_frames)]
+    study.metrics["eubo_trajectories"] = len(log_weights)
+    if not np.isfinite(log_weights).all():
+        study.metrics |= {"eubo": (float("inf"), None), "ess_forward": 0.0}
+        return
+    study.metrics["eubo"] = estimates.grouped_mean(log_weights, ladder)
+    top = log_weights.max()
+    mean = estimates.grouped_mean(np.exp(log_weights - top), ladder)  # E_p[w]; 1 / E_p[w / Z] is the ESS
+    ess = float(np.exp(log_z.value - top) / mean.value)
+    study.metrics["ess_forward"] = (ess, ess * float(np.hypot(mean.stderr / mean.value, log_z.stderr)))
+
+
+def backbone(study: Study) -> None:
+    """Ramachandran maps, their divergences, basins, populations and free energies, residue by residue."""
+    pairs = backbone_pairs(study.samples.trajectory.topology)
+    if not pairs:
+        study.notes.append("The molecule has no residue with both phi and psi, so there is no Ramachandran map.")
+        (study.run / "ramachandran.png").unlink(missing_ok=True)
+        return
+    maps = [_residue(study, pair) for pair in pairs]
+    if study.reference is not None:
+        for suffix in (w.suffix for w in study.weightings):
+            for kind in [f"{m}{grid}" for grid in MAP_BINS for m in ("kl", "jsd", "tv")] + ["w2"]:
+                entries = [study.metrics[f"ramachandran_{kind}_{pair.residue}{suffix}"] for pair in pairs]
+                study.metrics[f"ramachandran_{kind}{suffix}"] = _averaged(entries)
+    if len(maps) > MOST_MAPS:
+        study.notes.append(
+            f"The picture shows the first {MOST_MAPS} of {len(maps)} residues with phi and psi; the tables have all."
+        )
+    _draw(study, "ramachandran.png", draw_ramachandran, maps[:MOST_MAPS], study.subject.temperature)
+
+
+def _residue(study: Study, pair: BackbonePair) -> Map:
+    """One residue's figures; returns what its picture shows."""
+    temperature = study.subject.temperature
+    angles = phi_psi(study.samples.trajectory, pair)
+    known = None if study.reference is None else phi_psi(study.reference.trajectory, pair)
+    stored = None if study.reference is None else study.reference.residues.get(pair.residue)
+    if stored is None and known is not None:
+        stored = counted_basins(pair.residue, known, study.reference.ladder, temperature)
+    basins = stored.basins if stored is not None else find_basins(angles, study.weightings[0].weights)
+    zero = None if stored is None else min(stored.free_energies, key=lambda name: stored.free_energies[name].value)
+    found = {w.suffix: weighted_basins(pair.residue, basins, angles, w, temperature, zero) for w in study.weightings}
+    label = basins.assign(angles)
+    counts = {name: int((label == k).sum()) for k, name in enumerate(basins.names)}
+    counts["phi > 0"] = int((angles[:, 0] > 0).sum())
+    study.residues.append(ResidueFindings(pair, found, stored, counts))
+    for prefix, suffix, item in [("", w, i) for w, i in found.items()] + (
+        [("reference_", "", stored)] if stored else []
+    ):
+        for kind, values in (("population", item.populations), ("free_energy", item.free_energies)):
+            names = {f"{prefix}{kind}_{pair.residue}_{slug(name)}{suffix}": value for name, value in values.items()}
+            study.metrics |= names
+    if known is not None:
+        for grid, bins in MAP_BINS.items():
+            names = {f"ramachandran_{kind}{grid}_{pair.residue}": kind for kind in ("kl", "jsd", "tv")}
+            study.compare(Histograms(angles, known, bins, names))
+        study.compare(TorusTransport(angles, known, TRANSPORT_BINS, f"ramachandran_w2_{pair.residue}"))
+    return Map(pair.residue, study.ensembles(angles, known), basins)
+
+
+def torsions(study: Study) -> None:
+    """Marginals of phi, psi and the other soft torsions."""
+    bonds = {frozenset(q[1:3]) for r in study.residues for q in (r.pair.phi, r.pair.psi)}
+    # a soft torsion about phi's bond may be defined by other atoms; phi and psi are shown as such
+    rest = [tuple(q) for q in study.subject.soft_quadruples if frozenset(q[1:3]) not in bonds]
+    quadruples = [q for r in study.residues for q in (r.pair.phi, r.pair.psi)] + rest
+    if not quadruples:
+        study.notes.append("The molecule has no soft torsion, so there are no torsion marginals.")
+        (study.run / "torsions.png").unlink(missing_ok=True)
+        return
+    names = torsion_names(study.samples.trajectory.topology, quadruples)
+    angles = torsion_angles(study.samples.trajectory, quadruples)
+    known = None if study.reference is None else torsion_angles(study.reference.trajectory, quadruples)
+    if known is not None:
+        for k, name in enumerate(names):
+            wanted = {f"torsion_{kind}_{slug(name)}": kind for kind in ("kl", "jsd")}
+            study.compare(Histograms(angles[:, [k]], known[:, [k]], TORSION_BINS, wanted))
+        for suffix in (w.suffix for w in study.weightings):
+            for kind in ("kl", "jsd"):
+                entries = [study.metrics[f"torsion_{kind}_{slug(name)}{suffix}"] for name in names]
+                study.metrics[f"torsion_{kind}_mean{suffix}"] = _averaged(entries)
+    _draw(study, "torsions.png", figures.draw_torsions, study.ensembles(angles, known), names)
+
+
+def _averaged(entries: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of several compared figures. Their errors and spreads are averaged too, as of figures that rise and fall
+    together: too large rather than too small."""
+    return {field: float(np.mean([entry[field] for entry in entries])) for field in entries[0]}
+
+
+def energies(study: Study) -> None:
+    """Potential energies of samples and reference."""
+    energy = study.samples.potential_energy
+    known = None if study.reference is None else study.reference.potential_energy
+    study.mean("mean_energy", energy, known)
+    study.metrics["median_energy_raw"] = float(quantiles(energy, None, [0.5])[0])
+    study.metrics["energies_not_finite"] = int((~np.isfinite(energy)).sum())
+    if known is not None:
+        study.compare(Lines(energy, known, {"energy_w1": 1, "energy_w2": 2}))
+    elif not np.isfinite(energy).any():
+        study.notes.append("No sample has a finite energy, so there is no energy histogram.")
+        (study.run / "energy.png").unlink(missing_ok=True)
+        return
+    _draw(study, "energy.png", figures.draw_energy, study.ensembles(energy, known))
+
+
+def geometry(study: Study) -> None:
+    """Interatomic distances beside the reference; stereocentres and amides by the geometry of the frames."""
+    frames, reference = study.samples.trajectory, study.reference
+    pairs = distant_pairs(frames.topology)
+    study.metrics["distance_pairs"] = len(pairs)
+    if reference is not None and len(pairs):
+        both = distances(frames, pairs), distances(reference.trajectory, pairs)
+        study.compare(Distances(*both, "distance_w1_mean", "distance_w1_largest"))
+    study.metrics["stereocentres"] = len(stereocentres(frames.topology))
+    study.metrics["amides"] = len(amides(frames.topology))
+    for name, flags in (("inverted", lambda t: inverted(t, study.subject.input_positions)), ("cis", cis)):
+        found = flags(frames)
+        study.metrics[f"count_{name}_raw"] = int(found.sum())
+        study.mean(f"fraction_{name}", found, None if reference is None else flags(reference.trajectory))
+
+
+def rmsd(study: Study) -> None:
+    """RMSD to the input structure and to the nearest basin minimum."""
+    frames, reference = study.samples.trajectory, study.reference
+    known = None if reference is None else reference.trajectory
+    structure = study.subject.input_positions
+    to_input = rmsd_to(frames, structure)
+    known_input = None if known is None else rmsd_to(known, structure)
+    study.mean("rmsd_input", to_input, known_input)
+    nearest = []
+    minima = _minima(study)
+    if len(minima):
+        distance = rmsd_to_nearest(frames, minima)[0]
+        known_distance = None if known is None else rmsd_to_nearest(known, minima)[0]
+        study.mean("rmsd_nearest_minimum", distance, known_distance)
+        nearest = study.ensembles(distance, known_distance)
+    _draw(study, "rmsd.png", figures.draw_rmsd, study.ensembles(to_input, known_input), nearest)
+
+
+def _minima(study: Study) -> np.ndarray:
+    """(k, N, 3) nm: minima of the basins of every residue, from the reference where there is one."""
+    source, energy = study.samples.trajectory, study.samples.potential_energy
+    if study.reference is not None:
+        source, energy = study.reference.trajectory, study.reference.potential_energy
+    names, structures = [], []
+    for residue in study.residues:
+        basins = next(iter(residue.samples.values())).basins
+        found, lowest = lowest_in_basins(source, energy, basins, phi_psi(source, residue.pair))
+        names += [name if len(study.residues) == 1 else f"{residue.pair.residue} {name}" for name in found]
+        structures += list(lowest)
+    if not structures:
+        return np.zeros((0, source.n_atoms, 3))
+    minima = np.stack(structures)
+    kind = "frames of lowest energy"
+    if study.subject.minimise is not None:
+        minima, kind = study.subject.minimise(minima), "minima"
+    study.captions["rmsd.png"] = f"The basin minima are {kind} of {', '.join(map(greek, names))}."
+    return minima
+
+
+def training(study: Study) -> None:
+    """Training curves."""
+    _draw(study, "training.png", draw_training, study.run.metrics_columns())
+
+
+def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -> None:
+    """The picture, and a version of it in one column that the report shows on a telephone."""
+    draw(*arguments, study.run / name)
+    buffer = BytesIO()
+    draw(*arguments, buffer, narrow=True)
+    study.narrow[name] = buffer.getvalue()
+
+
+ALL = (weights, backbone, torsions, energies, geometry, rmsd, training)

@@ -1,0 +1,132 @@
+"""What every step of an analysis works on: samples, reference, their bootstrap, and the figures found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from molsampler.analysis import estimates
+from molsampler.analysis.basins import ResidueBasins
+from molsampler.analysis.bootstrap import Draw, Measure, Weighting, compare, floor_draws, independent_blocks, resampled
+from molsampler.analysis.figures import Ensemble
+from molsampler.analysis.reference import Reference
+from molsampler.analysis.run_directory import RunDirectory, Samples
+from molsampler.analysis.torsions import BackbonePair
+
+SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an analysis needs to know of the molecule beside the files.
+
+    temperature : K;  input_positions : (N, 3) nm;  soft_quadruples : the soft torsions, (k, 4) atom indices
+    minimise : structures (k, N, 3) nm to the minima below them, for "nearest basin minimum"; without it the frames of
+        lowest energy stand for the minima
+    reference_log_weights : (k,), log-weights of trajectories noised from reference frames, for the EUBO; +inf where the
+        policy gives one no density. reference_frames : (k,) int, the frame of the stored reference that each began from
+    details : (name, text) rows on the molecule for the report;  method : a paragraph;  command : what repeats the run
+    """
+
+    name: str
+    temperature: float
+    input_positions: np.ndarray
+    soft_quadruples: Sequence[Sequence[int]] = ()
+    minimise: Callable[[np.ndarray], np.ndarray] | None = None
+    reference_log_weights: np.ndarray | None = None
+    reference_frames: np.ndarray | None = None
+    details: Sequence[tuple[str, str]] = ()
+    method: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class ResidueFindings:
+    """One residue's basins: populations and free energies of the samples by suffix of the weighting ("" reweighted,
+    "_raw" as drawn), of the reference, and by name how many samples lie in each."""
+
+    pair: BackbonePair
+    samples: dict[str, ResidueBasins]
+    reference: ResidueBasins | None
+    found: dict[str, int]
+
+
+@dataclass
+class Study:
+    """One run beside its reference.
+
+    weightings : reweighted (where any sample has weight), then raw
+    draws : by suffix of the weighting, pairs of finite samples of the reference, for floors
+    metrics : figures by stable name;  residues : in order of the chain;  notes, captions : sentences for the report
+    """
+
+    run: RunDirectory
+    subject: Subject
+    samples: Samples
+    reference: Reference | None
+    generator: np.random.Generator
+    weightings: list[Weighting]
+    reference_replicates: np.ndarray
+    draws: dict[str, list[Draw]]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    residues: list[ResidueFindings] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    narrow: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: RunDirectory, subject: Subject, samples: Samples, reference: Reference | None) -> Study:
+        """Resamples everything that the steps are going to need."""
+        generator = np.random.default_rng(SEED)
+        n, weights = len(samples.log_weights), samples.weights
+        weightings = []
+        if weights is not None:
+            effective = None
+            if samples.group is not None:
+                share = estimates.run_estimates(samples.log_weights, samples.group)[0].value
+                effective = max(1.0, share * n) if np.isfinite(share) else None
+            weightings.append(Weighting.of("", weights, n, generator, samples.group, effective))
+        weightings.append(Weighting.of("_raw", None, n, generator, samples.group))
+        replicates, draws = np.zeros((0, 0)), {}
+        if reference is not None:
+            blocks = independent_blocks(reference.ladder)
+            frames = len(blocks)
+            replicates = resampled(np.full(frames, 1.0 / frames), generator, blocks)
+            draws = {w.suffix: floor_draws(w.effective, blocks, generator) for w in weightings}
+        return cls(run, subject, samples, reference, generator, weightings, replicates, draws)
+
+    @property
+    def reweighted(self) -> Weighting | None:
+        return self.weightings[0] if self.weightings[0].suffix == "" else None
+
+    def compare(self, measure: Measure) -> None:
+        """The measure's figures, reweighted and raw, with errors and floors."""
+        for w in self.weightings:
+            found = compare(measure, w, self.reference_replicates, self.draws[w.suffix], self.generator)
+            self.metrics |= {name + w.suffix: figure.as_dict() for name, figure in found.items()}
+
+    def mean(self, name: str, values: np.ndarray, reference: np.ndarray | None) -> None:
+        """Means of values (n,) of the samples, reweighted and raw, and of the reference's (m,) where there is one."""
+        for w in self.weightings:
+            values_in = np.where(w.weights > 0, values, 0.0)
+            finite = np.isfinite(values_in).all()
+            value = float(w.weights @ values_in) if finite else float("inf")
+            self.metrics[name + w.suffix] = (value, w.stderr(values_in) if finite else float("nan"))
+        if reference is not None and self.reference is not None:
+            self.metrics[f"reference_{name}"] = estimates.grouped_mean(reference, self.reference.ladder)
+
+    def ensembles(self, raw: np.ndarray, reference: np.ndarray | None) -> list[Ensemble]:
+        """What a picture shows, in order: reweighted samples where there are weights, raw ones, the reference where
+        there is one."""
+        shown = [Ensemble("reweighted", raw, self.reweighted.weights)] if self.reweighted is not None else []
+        shown.append(Ensemble("raw", raw))
+        return shown if reference is None else [*shown, Ensemble("reference", reference)]
+
+
+def slug(name: str) -> str:
+    """A name fit for metrics.json: "phi > 0" is "phi_positive", "phi ALA2" is "phi_ALA2", "(60, -120)" is "60_-120"."""
+    kept = "".join(c if c.isalnum() or c == "-" else "_" for c in name.replace("> 0", "positive"))
+    return "_".join(part for part in kept.split("_") if part)
