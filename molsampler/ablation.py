@@ -44,7 +44,16 @@ class Finished:
 def table(finished: list[Finished]) -> pd.DataFrame:
     """One row an arm, in the order given; for every metric mean and standard deviation over seeds."""
     runs = pd.DataFrame([{"arm": run.arm} | {name: run.value(name) for name in COLUMNS} for run in finished])
-    return runs.groupby("arm", sort=False).agg(["mean", "std"])
+    # a seed whose figure is infinite or missing must not make the mean look better
+    return runs.groupby("arm", sort=False).agg([_mean, _std]).rename(columns={"_mean": "mean", "_std": "std"}, level=1)
+
+
+def _mean(values: pd.Series) -> float:
+    return values.mean(skipna=False)
+
+
+def _std(values: pd.Series) -> float:
+    return values.std(skipna=False)
 
 
 def save_table(target: str, finished: list[Finished], out: Path) -> str:
@@ -73,9 +82,8 @@ def draw(target: str, finished: list[Finished], out: Path) -> None:
         arm: {name: (float(row[(name, "mean")]), float(row[(name, "std")])) for name in COLUMNS}
         for arm, row in made.iterrows()
     }
-    floors = [run.metrics["w2_squared_floor"] for run in finished]
-    value = float(np.mean([entry["value"] for entry in floors]))
-    floor = Mark("floor", value, float(np.mean([entry["stderr"] for entry in floors])))
+    value, std = (float(np.mean([run.value(f"w2_squared_floor{kind}") for run in finished])) for kind in ("", "_std"))
+    floor = Mark("floor", value, std)
     panels = [
         ArmMetric("ess", "ESS"),
         ArmMetric("eubo_gap", COLUMNS["eubo_gap"], log=True),

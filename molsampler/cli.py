@@ -1,4 +1,4 @@
-"""The command line: `molsampler train | sample | analyse | reference | check`, and `scripts/run_aldp.py`."""
+"""The command line: `molsampler new | check | train | sample | analyse | reference`, and `scripts/run_aldp.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tyro
 
 from molsampler import job as jobs
 from molsampler.analysis.run_directory import RunDirectory
-from molsampler.commands import check, reference
+from molsampler.commands import check, new, reference
 from molsampler.config_file import read_toml
 from molsampler.errors import InputError
 from molsampler.job import RunConfig
@@ -92,7 +92,7 @@ def _check(config: RunConfig) -> None:
     check_samples(config.samples, config.sampler)
     check_device(config.device)
     check_platform(config.platform)
-    load_molecule(config.system)
+    load_molecule(config.system, say=lambda text: None)  # the job tells its notes
 
 
 def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
@@ -143,7 +143,14 @@ def run_aldp(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `molsampler` command; returns the exit status."""
-    commands = {"train": train, "sample": sample, "analyse": analyse, "reference": reference, "check": check}
+    commands = {
+        "new": new,
+        "check": check,
+        "train": train,
+        "sample": sample,
+        "analyse": analyse,
+        "reference": reference,
+    }
     return _guarded(
         "molsampler", lambda: tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="molsampler")
     )

@@ -1,8 +1,7 @@
-"""Subcommands that need no run: `molsampler check` and `molsampler reference`."""
+"""Subcommands that need no run: `molsampler new`, `molsampler check` and `molsampler reference`."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,36 +9,88 @@ import numpy as np
 import torch
 import tyro
 
+from molsampler.description import describe, describe_molecule, describe_warnings
+from molsampler.molecules import facts
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.reference_run import ReferenceSettings
 from molsampler.molecules.system import find_system_folder, load_molecule
 from molsampler.molecules.torch_energy import TorchEnergy
-
-_TIMED_BATCH = 1024
+from molsampler.presets import preset
 
 
 def check(system: Annotated[str, tyro.conf.Positional], platform: str = "auto", device: str = "cpu") -> None:
-    """Tell what was understood of a system: atoms, soft torsions, stereochemistry, energy, backend and its speed."""
-    molecule = load_molecule(system)
-    energy = make_energy(molecule, "auto", platform, device, compile=False)
-    chart = Chart(molecule)
-    labels = molecule.atom_labels
-    print(f"{molecule.name}: {molecule.n_atoms} atoms, {len(molecule.bonds)} bonds, {molecule.temperature:g} K")
-    print(f"forces: {', '.join(force.getName() for force in molecule.system.getForces())}")
-    print(f"coordinates: {chart.n_stiff} on the line, {chart.n_soft} soft torsions on the circle:")
-    for atoms in chart.soft_atoms.tolist():
-        print(f"    {' '.join(labels[i] for i in atoms)}")
-    start = torch.tensor(molecule.positions, dtype=torch.float32)[None]
-    print(f"energy of the input structure: {float(energy.energy(start)[0]):.3f} kJ/mol by {type(energy).__name__}")
-    batch = start.expand(_TIMED_BATCH, -1, -1).contiguous()
-    energy.energy_and_forces(batch)
-    begun = time.perf_counter()
-    energy.energy_and_forces(batch)
-    speed = _TIMED_BATCH / (time.perf_counter() - begun)
-    compiled = "; compiled, it is several times that" if isinstance(energy, TorchEnergy) else ""
-    print(f"speed: {speed:,.0f} energies with forces a second in batches of {_TIMED_BATCH}{compiled}")
-    energy.close()
+    """Tell what was understood of a system, and how it will run; takes some seconds, nothing is compiled.
+
+    Args:
+        system: A name in systems/, a folder that holds a system.toml, or the file itself.
+        platform: OpenMM platform for the energy; naming one takes OpenMM instead of the torch kernels.
+        device: Where the torch energy lives: cpu, cuda.
+    """
+    from molsampler.understanding import understand
+
+    for line in describe(understand(system, platform, device), preset("cpu")):
+        print(line)
+
+
+def new(
+    name: Annotated[str, tyro.conf.Positional],
+    pdb: Path | None = None,
+    forcefield: tuple[str, ...] = (),
+    prmtop: Path | None = None,
+    inpcrd: Path | None = None,
+    implicit_solvent: str | None = None,
+    system_xml: Path | None = None,
+    openmmtools: str | None = None,
+    temperature: float = 300.0,
+    chains: tuple[str, ...] = (),
+    templates: tuple[str, ...] = (),
+    fix: bool = False,
+    ph: float = 7.0,
+    overwrite: bool = False,
+) -> None:
+    """Make a new system, systems/NAME in this directory, from a PDB file or one of three other sources.
+
+    The sources: --pdb with --forcefield, --prmtop with --inpcrd, --system-xml with --pdb, or --openmmtools. Nothing is
+    left behind unless the molecule can be loaded; docs/SYSTEMS.md describes the system.toml that comes out.
+
+    Args:
+        name: Of the system, and of its folder.
+        pdb: A PDB file of one molecule, with all its hydrogens unless --fix adds them.
+        forcefield: OpenMM's force-field files or your own, such as amber14-all.xml implicit/obc2.xml.
+        prmtop: Amber's parameters and topology.
+        inpcrd: Amber's coordinates (inpcrd, rst7).
+        implicit_solvent: For --prmtop: HCT, OBC1, OBC2, GBn, GBn2; vacuum without it.
+        system_xml: An OpenMM System as XmlSerializer writes it, its atoms in the order of the PDB file.
+        openmmtools: A class of openmmtools.testsystems, such as AlanineDipeptideImplicit.
+        temperature: In kelvin.
+        chains: Identifiers of the chains of the PDB file to keep; all of them by default.
+        templates: For residues that several templates of the force field match, such as ALA2=ALAD.
+        fix: Let PDBFixer remove water, ions and other molecules, replace non-standard residues, add missing atoms and
+            hydrogens; every change is printed.
+        ph: For the hydrogens that --fix adds.
+        overwrite: Replace the system of that name.
+    """
+    from molsampler.new_system import Request, make_system
+
+    request = Request(
+        pdb=pdb,
+        forcefield=forcefield,
+        prmtop=prmtop,
+        inpcrd=inpcrd,
+        system_xml=system_xml,
+        openmmtools=openmmtools,
+        temperature=temperature,
+        implicit_solvent=implicit_solvent,
+        chains=chains,
+        templates=templates,
+        fix=fix,
+        ph=ph,
+    )
+    folder, molecule = make_system(name, request, overwrite=overwrite)
+    for line in [*describe_molecule(molecule, Chart(molecule)), *describe_warnings(facts.oddities(molecule))]:
+        print(line)
+    print(f"{folder} holds {', '.join(sorted(path.name for path in folder.iterdir()))}; next: molsampler check {name}")
 
 
 def reference(

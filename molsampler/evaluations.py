@@ -10,7 +10,8 @@ from contextlib import contextmanager
 class EvaluationCounter:
     """Counts energy evaluations (one conformation each) by purpose, whoever asked for them.
 
-    Purposes are free words; the package uses "setup", "md", "rollout", "smc", "local_moves" and "analysis".
+    Purposes are free words; the package uses "md", "prefill",
+    "rollout", "smc", "local_moves", "guidance" (scores inside a policy) and "analysis".
     `non_finite`
     counts conformations whose energy was NaN or raised an exception in the backend, and was returned as +inf.
     """
@@ -23,6 +24,11 @@ class EvaluationCounter:
     @property
     def total(self) -> int:
         return sum(self.by_purpose.values())
+
+    @property
+    def current(self) -> str:
+        """The purpose in force."""
+        return self._purpose
 
     @contextmanager
     def purpose(self, word: str) -> Iterator[None]:

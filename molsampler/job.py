@@ -89,7 +89,7 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
         say=say,
     )
     trainer = Trainer(target, config.train, generator, config.device)
-    trainer.begin(prefill)
+    trainer.begin(prefill if config.train.start == "annealed" else None)
     say(
         f"prefill: {len(trainer.buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
         f"{trainer.learner.process.prior_mismatch(prefill.state.x):.1e}"

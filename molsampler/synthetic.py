@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from molsampler.analysis import synthetic_figures, two_sample
-from molsampler.analysis.estimates import Estimate, elbo, ess_fraction, log_z_estimate, normalised, run_estimates
+from molsampler.analysis.estimates import (
+    Estimate,
+    elbo,
+    ess_fraction,
+    log_z_estimate,
+    normalised,
+    outside_support,
+    run_estimates,
+)
 from molsampler.analysis.run_directory import RunDirectory
 from molsampler.analysis.training_figure import draw_training
 from molsampler.arms import apply_arm, find_arm
@@ -27,10 +35,11 @@ from molsampler.targets.affine import Affine
 from molsampler.targets.standardise import first_chart, prepare_synthetic
 from molsampler.targets.synthetic import SyntheticTarget, make_synthetic
 from molsampler.training.trainer import Trainer, averaged_policy
-from molsampler.training_run import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
+from molsampler.training_run import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle, write_config
 
 DISTANCE_SAMPLES = 2000  # as in the literature
 DISTANCE_REPEATS = 4
+FLOOR_PAIRS = 12
 FILES = ("config.toml", "metrics.csv", "checkpoint.pt", "samples.npz", "metrics.json")
 PICTURES = ("samples.png", "training.png", "resampling.png")
 BASELINE_RUNS = 8  # independent ones of a classical arm, whose scatter is its error
@@ -115,7 +124,6 @@ def resume(run: RunDirectory, say: Say = print) -> SyntheticJob:
 
 def conclude(job: SyntheticJob) -> dict[str, Any]:
     """Sample with the averaged policy and with SMC; write samples, pictures and metrics.json; return the metrics."""
-    begun = time.perf_counter()
     config, trainer, chart, counter = job.config, job.trainer, job.chart, job.target.counter
     spent = dict(sorted(counter.by_purpose.items()))
     policy = averaged_policy(trainer)
@@ -140,18 +148,18 @@ def conclude(job: SyntheticJob) -> dict[str, Any]:
         "eubo": two_sample.eubo(backward),
         "log_z_estimate": log_z_estimate(log_w),
         "ess": ess_fraction(log_w),
-        "smc_ess": smc_ess,
-        "smc_log_z_estimate": smc_log_z,
+        "outside_support": outside_support(log_w),
         "log_z_learnt": Estimate(float(trainer.learner.log_z.detach()), float("nan")),
     }
+    if config.train.objective != "reverse_kl":  # which trains no twist
+        metrics |= {"smc_ess": smc_ess, "smc_log_z_estimate": smc_log_z}
     x = chart.to_natural(drawn.x)
     metrics |= _against_truth(job.target, x, normalised(log_w), generator)
-    metrics |= _gaps(metrics, job.target.log_z)
+    metrics |= _gaps(metrics, job.target)
     metrics |= _costs(spent, trainer.seconds, job.timings)
     write_npz(job.run / "samples.npz", x=x.numpy(), log_weights=log_w, log_prob=drawn.log_r.double().numpy())
     _draw_samples(job.run, job.target, x, normalised(log_w), truth)
     _draw_training(job)
-    job.timings["analysis"] = time.perf_counter() - begun
     job.run.write_metrics(metrics)
     return job.run.load_metrics()
 
@@ -160,28 +168,31 @@ def baseline(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> di
     """The classical arm of the configuration: independent runs of annealed SMC; returns the metrics."""
     begun = time.perf_counter()
     config = settle(config)
+    write_config(config, run)
     target = make_synthetic(config.target)
     chart, generator = first_chart(target, config.standardise), torch.Generator().manual_seed(config.train.seed)
     anneal = dataclasses.replace(config.train.anneal, kernel=find_arm(config.arm).baseline)
     if anneal.kernel == "hmc":  # at equal evaluations
         moves = {name: max(getattr(anneal, name) // anneal.leapfrog_steps, 1) for name in ("moves", "last_moves")}
         anneal = dataclasses.replace(anneal, **moves)
+    say(f"{config.arm}: {anneal.kernel}, {BASELINE_RUNS} runs of {anneal.particles} particles")
     found = []
     with target.counter.purpose("smc"):
         for _ in range(BASELINE_RUNS):
-            found.append(annealed_smc(chart.log_prob_and_score, chart.space, anneal, generator))
+            found.append(annealed_smc(chart.log_prob_and_score, chart.space, anneal, generator, explore=False))
+    seconds = time.perf_counter() - begun
     log_z = torch.tensor([result.log_z for result in found], dtype=torch.float64)
     relative = (log_z - log_z.max()).exp()
     error = float(relative.std() / relative.mean()) / len(found) ** 0.5
-    estimate = Estimate(LogWeights(log_z).log_mean, error)
-    x = chart.to_natural(torch.cat([result.state.x for result in found]))
+    order = torch.randperm(len(found) * anneal.particles, generator=generator)
+    x = chart.to_natural(torch.cat([result.state.x for result in found]))[order]
+    weights = (relative / relative.sum() / anneal.particles).repeat_interleave(anneal.particles)[order].numpy()
     spent = dict(target.counter.by_purpose)
-    metrics: dict[str, Any] = {"log_z_estimate": estimate, **_against_truth(target, x, None, generator)}
-    metrics |= _gaps(metrics, target.log_z) | _costs(spent, time.perf_counter() - begun, {})
-    write_npz(run / "samples.npz", x=x.numpy())
-    say(f"{config.arm}: {anneal.kernel}, {len(found)} runs of {anneal.particles} particles")
-    truth = target.sample(generator, DISTANCE_SAMPLES).float()
-    _draw_samples(run, target, x, None, truth)
+    metrics: dict[str, Any] = {"log_z_estimate": Estimate(LogWeights(log_z).log_mean, error)}
+    metrics |= _against_truth(target, x, weights, generator)
+    metrics |= _gaps(metrics, target) | _costs(spent, seconds, {})
+    write_npz(run / "samples.npz", x=x.numpy(), log_weights=np.log(weights))
+    _draw_samples(run, target, x, weights, target.sample(generator, config.samples).float())
     run.write_metrics(metrics)
     return run.load_metrics()
 
@@ -189,52 +200,58 @@ def baseline(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> di
 def _against_truth(
     target: SyntheticTarget, x: torch.Tensor, weights: np.ndarray | None, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Distances of samples x (n, D), raw and reweighted, to exact ones, with the floors; modes among them."""
-    n = DISTANCE_SAMPLES
-    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-    points = x.numpy()
+    """Distances of samples x (n, D), raw and reweighted, to exact ones, with the floors; modes among them.
 
-    pool = list(target.sample(generator, 2 * DISTANCE_REPEATS * n).numpy().reshape(2 * DISTANCE_REPEATS, n, -1))
-
-    def truth(n: int, rng: np.random.Generator) -> np.ndarray:
-        pool.append(pool.pop(0))  # every comparison of one distance has a draw of its own
-        return pool[-1]
-
-    def ours(n: int, weighted: bool) -> np.ndarray:
-        share = weights if weighted else None
-        return points[rng.choice(len(points), n, replace=weighted, p=share)]
-
-    distances = {"w2_squared": two_sample.w2_squared, "mmd": two_sample.mmd}
+    Every distance is the mean over disjoint blocks of samples, each against exact samples of its own, and its error
+    theirs; the floor is that of pairs of exact samples, with the standard deviation of a single pair beside it.
+    """
+    n, points = DISTANCE_SAMPLES, x.double().numpy()
+    blocks = [slice(k * n, (k + 1) * n) for k in range(min(DISTANCE_REPEATS, len(points) // n))]
+    exact = target.sample(generator, (len(blocks) + 2 * FLOOR_PAIRS) * n).numpy().reshape(-1, n, points.shape[1])
+    partners, ours, theirs = exact[: len(blocks)], exact[len(blocks) :: 2], exact[len(blocks) + 1 :: 2]
     metrics: dict[str, Any] = {}
-    for name, distance in distances.items():
-        kinds = [("", False)] + ([("_reweighted", True)] if weights is not None else [])
-        for suffix, weighted in kinds:
-            values = [distance(ours(n, weighted), truth(n, rng)) for _ in range(DISTANCE_REPEATS)]
-            metrics[name + suffix] = Estimate(
-                float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
-            )
-        floor = two_sample.floor(distance, truth, n, DISTANCE_REPEATS, rng)
-        metrics[f"{name}_floor"] = Estimate(floor.mean, floor.std)
+    for name, distance in {"w2_squared": two_sample.w2_squared, "mmd": two_sample.mmd}.items():
+        metrics[name] = _mean([distance(points[b], y) for b, y in zip(blocks, partners, strict=True)])
+        floor = [distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+        metrics[f"{name}_floor"] = _mean(floor)
+        metrics[f"{name}_floor_std"] = Estimate(float(np.std(floor, ddof=1)), float("nan"))
+    if weights is not None:
+        metrics["w2_squared_reweighted"] = _mean(
+            [
+                two_sample.w2_squared(points[b], y, weights[b] / weights[b].sum())
+                for b, y in zip(blocks, partners, strict=True)
+                if weights[b].sum() > 0.0
+            ]
+        )
     if target.n_modes is not None:
         metrics["modes_found"] = Estimate(float(target.count_modes(x[:n])), float("nan"))
     return metrics
 
 
-def _gaps(metrics: dict[str, Any], log_z: float | None) -> dict[str, Any]:
+def _mean(values: list[float]) -> Estimate:
+    """Mean of independent values and its standard error, NaN for fewer than two."""
+    if not values:
+        return Estimate(float("nan"), float("nan"))
+    stderr = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return Estimate(float(np.mean(values)), stderr)
+
+
+def _gaps(metrics: dict[str, Any], target: SyntheticTarget) -> dict[str, Any]:
     """Distances of the bounds from each other and, where it is known, from log Z."""
     gaps: dict[str, Any] = {}
     if "elbo" in metrics:
         error = float(np.hypot(metrics["eubo"].stderr, metrics["elbo"].stderr))
         gaps["eubo_minus_elbo"] = Estimate(metrics["eubo"].value - metrics["elbo"].value, error)
-    if log_z is None:
+    if target.log_z is None:
         return gaps
-    gaps["log_z_true"] = Estimate(log_z, 0.0)
+    log_z, log_z_error = target.log_z, target.log_z_error
+    gaps["log_z_true"] = Estimate(log_z, log_z_error)
     if "elbo" in metrics:
-        gaps["elbo_gap"] = Estimate(log_z - metrics["elbo"].value, metrics["elbo"].stderr)
-        gaps["eubo_gap"] = Estimate(metrics["eubo"].value - log_z, metrics["eubo"].stderr)
+        gaps["elbo_gap"] = Estimate(log_z - metrics["elbo"].value, float(np.hypot(metrics["elbo"].stderr, log_z_error)))
+        gaps["eubo_gap"] = Estimate(metrics["eubo"].value - log_z, float(np.hypot(metrics["eubo"].stderr, log_z_error)))
         gaps["log_z_learnt_error"] = Estimate(abs(metrics["log_z_learnt"].value - log_z), float("nan"))
     found = metrics["log_z_estimate"]
-    gaps["log_z_error"] = Estimate(abs(found.value - log_z), found.stderr)
+    gaps["log_z_error"] = Estimate(abs(found.value - log_z), float(np.hypot(found.stderr, log_z_error)))
     return gaps
 
 

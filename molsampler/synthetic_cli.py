@@ -25,8 +25,8 @@ class Options:
     """Train on a synthetic target whose answer is known, sample, and compare with exact samples."""
 
     target: Annotated[str, tyro.conf.Positional]
-    """gmm40-2d, gmm40-5d, gmm40-50d, gmm25, funnel-10d, manywell-32d, manywell-64d, student-2d, student-50d,
-    robot-arm-4, cox-16."""
+    """gmm40-2d, gmm40-5d, gmm40-50d, gmm40-2d-softplus, gmm25, funnel-10d, manywell-32d, manywell-64d, student-2d,
+    student-50d, robot-arm-4, cox-16."""
     arms: tuple[str, ...] = ("default",)
     """Method arms; an unknown name lists all of them. More than one, or more than one seed, makes a table."""
     seeds: tuple[int, ...] = (0,)
@@ -53,19 +53,29 @@ class Options:
         config = synthetic_config(self.target)
         if self.config is not None:
             config = read_toml(self.config, config)
+            if config.target != self.target or config.arm not in ("default", arm):
+                raise InputError(
+                    f"'{self.config}' is of target '{config.target}' and arm '{config.arm}', not of '{self.target}' "
+                    f"and '{arm}': name those, or leave both keys out of the file"
+                )
         train = dataclasses.replace(config.train, seed=seed)
         if self.minutes is not None:
             if not (math.isfinite(self.minutes) and self.minutes > 0):
                 raise InputError(f"--minutes {self.minutes} is not usable: give a positive number of minutes")
             train = dataclasses.replace(train, minutes=self.minutes, warm_updates=0, updates=0)
         named = {name: value for name in ("samples", "threads") if (value := getattr(self, name)) is not None}
-        if named.get("samples", 1) < synthetic.DISTANCE_SAMPLES:
-            named_samples = named.get("samples", config.samples)
-            if named_samples < synthetic.DISTANCE_SAMPLES:
-                raise InputError(
-                    f"--samples {named_samples} is too few: distances are taken between {synthetic.DISTANCE_SAMPLES}"
-                )
-        return dataclasses.replace(config, arm=arm, train=train, **named)
+        config = dataclasses.replace(config, arm=arm, train=train, **named)
+        if config.samples < synthetic.DISTANCE_SAMPLES:
+            raise InputError(
+                f"--samples {config.samples} is too few: distances are taken between {synthetic.DISTANCE_SAMPLES}"
+            )
+        particles = config.train.anneal.particles * synthetic.BASELINE_RUNS
+        if find_arm(arm).baseline and particles < synthetic.DISTANCE_SAMPLES:
+            raise InputError(
+                f"{config.train.anneal.particles} particles in each of {synthetic.BASELINE_RUNS} runs are too few: "
+                f"distances are taken between {synthetic.DISTANCE_SAMPLES} points"
+            )
+        return config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,6 +116,8 @@ def _run_all(options: Options) -> None:
 def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:
     """One run from start, or from its checkpoint, to its metrics."""
     say = _printer(options.quiet)
+    if options.resume:
+        _check_same(config, out)
     if options.resume and (out / "metrics.json").is_file():
         return SyntheticRunDirectory(out).load_metrics()
     going_on = options.resume and (out / "checkpoint.pt").is_file()
@@ -121,6 +133,19 @@ def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]
         run.release()
 
 
+def _check_same(config: SyntheticConfig, out: Path) -> None:
+    """InputError where the run in `out` is another than the one asked for."""
+    if not (out / "config.toml").is_file():
+        return
+    held = read_toml(out / "config.toml", SyntheticConfig())
+    asked, there = ((c.target, c.arm, c.train.seed) for c in (config, held))
+    if asked != there:
+        raise InputError(
+            f"'{out}' holds target '{there[0]}', arm '{there[1]}', seed {there[2]}; target '{asked[0]}', arm "
+            f"'{asked[1]}', seed {asked[2]} were asked for: name another directory with --out"
+        )
+
+
 def _printer(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
 
@@ -133,7 +158,8 @@ def _print_one(metrics: dict[str, Any], out: Path) -> None:
             continue
         error = f" +- {entry['stderr']:.2g}" if entry["stderr"] is not None else ""
         print(f"{text:34s} {entry['value']:.4g}{error}")
-    print(f"results: {out}/metrics.json, samples.npz, samples.png, training.png")
+    pictures = [name for name in ("samples.png", "training.png", "resampling.png") if (out / name).is_file()]
+    print(f"results: {out}/metrics.json, samples.npz, {', '.join(pictures)}")
 
 
 HEADLINES = {

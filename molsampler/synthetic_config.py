@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
@@ -18,7 +18,7 @@ class SyntheticConfig:
 
     target : a name in `molsampler.targets.synthetic.SYNTHETIC`; arm : one in `molsampler.arms.ARMS`
     standardise : coordinates of the annealed start; arms from scratch keep the prior's (targets/standardise.py)
-    samples : drawn at the end; threads : of torch, 0 for all cores; device : kept at "cpu"
+    samples : drawn at the end; threads : of torch, 0 for all cores; device : these targets are for the CPU
     """
 
     target: str = "gmm40-2d"
@@ -26,7 +26,7 @@ class SyntheticConfig:
     standardise: Standardise = "diagonal"
     samples: int = 10_000
     threads: int = 0
-    device: str = "cpu"
+    device: Literal["cpu"] = "cpu"
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -39,7 +39,7 @@ _TRAIN = TrainConfig(
     policy=PolicyConfig(width=128),
     behaviour=BehaviourConfig(moves_limit=2_000_000, smc_particles=512, warm_rollouts=2048),
 )
-"""Numbers of updates, not minutes: figures are then the same on a busy machine. One to six minutes on one core."""
+"""Numbers of updates, not minutes: a busy machine takes longer and gives the same. One to six minutes on one core."""
 
 
 def _frequencies(n: int) -> dict[str, dict[str, Any]]:

@@ -52,9 +52,7 @@ class TrainingRun:
         updates = {"warm_updates": self.trainer.warm_updates, "updates": self.trainer.updates}
         self.config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **updates))
         self.trainer.config = self.config.train
-        threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-        header = f"molsampler {__version__}, resolved configuration; {threads}"
-        write_text(self.run / "config.toml", to_toml(self.config, header))
+        write_config(self.config, self.run)
 
     def train(self, progress: bool = True) -> bool:
         """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written."""
@@ -99,6 +97,12 @@ class TrainingRun:
         }
         with atomic_path(self.run / "checkpoint.pt") as path:
             torch.save(state, path)
+
+
+def write_config(config: Any, run: RunDirectory) -> None:
+    """config.toml: the resolved configuration, with versions and threads."""
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    write_text(run / "config.toml", to_toml(config, f"molsampler {__version__}, resolved configuration; {threads}"))
 
 
 class _stopping:

@@ -144,6 +144,18 @@ def test_check_tells_the_soft_torsions(capsys):
     assert "22 atoms" in printed and "kJ/mol" in printed and "energies with forces a second" in printed
 
 
+@pytest.mark.parametrize(("flags", "quoted"), [(["--platform", "Foo"], "Foo"), (["--device", "cuda:7"], "cuda:7")])
+def test_check_refuses_what_is_not_there(flags, quoted, capsys):
+    refused(capsys, cli.main(["check", "aldp", *flags]), quoted)
+
+
+def test_new_refuses_in_one_line_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, cli.main(["new", "mine"]), "--pdb with --forcefield")
+    refused(capsys, cli.main(["new", "../mine", "--openmmtools", "TolueneVacuum"]), "'../mine'")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_seed_and_flags_stand_above_file_and_preset(tmp_path):
     path = tmp_path / "few.toml"
     path.write_text("samples = 33\n[train]\nseed = 5\nupdates = 7\nwarm_updates = 8\n")

@@ -17,7 +17,7 @@ from molsampler.synthetic_cli import main
 from molsampler.targets.synthetic import make_synthetic
 
 TINY = """
-samples = 2000
+samples = 4000
 [train]
 warm_updates = 40
 updates = 24
@@ -56,11 +56,11 @@ warm_rollouts = 64
 
 @pytest.fixture(scope="module", autouse=True)
 def small_comparisons():
-    """Two distances in place of four, and torch's threads put back."""
-    threads, repeats = torch.get_num_threads(), synthetic.DISTANCE_REPEATS
-    synthetic.DISTANCE_REPEATS = 2
+    """Two pairs for the floor in place of twelve, and torch's threads put back."""
+    threads, pairs = torch.get_num_threads(), synthetic.FLOOR_PAIRS
+    synthetic.FLOOR_PAIRS = 2
     yield
-    synthetic.DISTANCE_REPEATS = repeats
+    synthetic.FLOOR_PAIRS = pairs
     torch.set_num_threads(threads)
 
 
@@ -105,12 +105,14 @@ def test_figures_are_those_of_the_samples_written(whole):
     with np.load(whole / "samples.npz") as stored:
         x, log_w, log_prob = stored["x"], stored["log_weights"], stored["log_prob"]
     metrics, target = metrics_of(whole), make_synthetic("gmm25")
-    assert x.shape == (2000, 2) and metrics["elbo"]["value"] == pytest.approx(log_w.mean())
+    assert x.shape == (4000, 2) and metrics["elbo"]["value"] == pytest.approx(log_w.mean())
     w = np.exp(log_w - log_w.max())
-    assert metrics["ess"]["value"] == pytest.approx(w.sum() ** 2 / (w**2).sum() / 2000)
+    assert metrics["ess"]["value"] == pytest.approx(w.sum() ** 2 / (w**2).sum() / 4000)
     assert metrics["log_z_estimate"]["value"] == pytest.approx(math.log(w.mean()) + log_w.max())
     difference = log_prob - target.log_prob(torch.as_tensor(x, dtype=torch.float64)).numpy()
-    assert np.ptp(difference) < 1e-2 and metrics["modes_found"]["value"] == target.count_modes(torch.as_tensor(x))
+    assert np.ptp(difference) < 1e-2 and metrics["modes_found"]["value"] == target.count_modes(
+        torch.as_tensor(x[:2000])
+    )
 
 
 def test_rows_of_training_hold_the_eubo(whole):
@@ -141,6 +143,17 @@ def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, whole, monkeypatch
             assert first[name] == second[name], name
 
 
+def test_a_run_is_not_taken_for_another(tiny, whole, capsys):
+    """Neither --resume nor a saved configuration lets the figures of one target, arm or seed stand for another's."""
+    assert run(tiny, whole, "--resume", "--arms", "tb") == 2
+    assert run(tiny, whole, "--resume", "--seeds", "3") == 2
+    saved = whole / "config.toml"
+    assert run(saved, whole.parent / "other", target="funnel-10d") == 2
+    told = capsys.readouterr().err
+    assert "arm 'default', seed 0" in told and "seed 3 were asked for" in told and "of target 'gmm25'" in told
+    assert not (whole.parent / "other").exists()
+
+
 def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
     before = (whole / "metrics.json").stat().st_mtime_ns
     assert run(tiny, whole) == 2
@@ -155,9 +168,12 @@ def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
         (["gmm25", "--arms", "tb+magic"], ("'tb+magic'", "tb+smc+iw")),
         (["gmm25", "--minutes", "-1"], ("--minutes -1",)),
         (["gmm25", "--samples", "10"], ("--samples 10", "2000")),
+        (["gmm25", "--arms", "smc-rw", "--config", "few.toml"], ("100 particles", "2000")),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys):
+def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.toml").write_text("[train.anneal]\nparticles = 100\n")
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert all(word in told for word in words) and told.count("\n") == 1
@@ -194,7 +210,8 @@ def test_a_classical_arm_estimates_log_z_with_its_error(tiny):
     estimate = found["log_z_estimate"]
     assert abs(estimate["value"]) < 8.0 * estimate["stderr"] and 0.0 < estimate["stderr"] < 0.3
     assert found["modes_found"]["value"] == 25 and found["evaluations"]["value"] == found["evaluations_smc"]["value"]
-    assert "ess" not in found and (out / "samples.png").is_file()
+    assert "ess" not in found and (out / "samples.png").is_file() and (out / "config.toml").is_file()
+    assert found["training_seconds"]["value"] > 0.0
 
 
 LEARN = """
@@ -219,8 +236,8 @@ moves_every = 100
     ("target", "modes", "warm", "ess", "eubo"), [("gmm40-2d", 40, 400, 0.08, 2.0), ("gmm25", 25, 300, 0.12, 1.5)]
 )
 def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
-    """Every mode, log Z by importance weights within 4.5 of its standard errors, and bounds that a broken policy,
-    noising process, buffer or objective does not reach: an untrained one has an ESS of a few per cent."""
+    """Annealing and denoising: every mode, log Z by importance weights within 4.5 of its standard errors, and an ESS
+    and an EUBO that an untrained policy is far from."""
     (tmp_path / "learn.toml").write_text(LEARN.format(warm=warm))
     arguments = ["--config", str(tmp_path / "learn.toml"), "--threads", "1", "--quiet"]
     assert main([target, *arguments, "--out", str(tmp_path / "run")]) == 0
@@ -229,3 +246,33 @@ def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
     log_z = found["log_z_estimate"]
     assert log_z["stderr"] < 0.1 and abs(log_z["value"]) < 4.5 * log_z["stderr"]
     assert found["ess"]["value"] > ess and found["eubo_gap"]["value"] < eubo
+
+
+BALANCE = """
+samples = 4000
+[train]
+warm_updates = 0
+updates = 400
+precision = "float32"
+compile = false
+evaluations = 2
+evaluation_samples = 500
+[train.policy]
+width = 64
+[train.behaviour]
+batch = 128
+smc_particles = 256
+"""
+
+
+def test_balance_smc_and_replay_learn_from_scratch(tmp_path):
+    """No annealing and no denoising: trajectory balance on rollouts, SMC and replay finds all 25 modes. With the sign
+    of the residual, the weights of SMC or those of the buffer broken it does not reach these bounds."""
+    (tmp_path / "balance.toml").write_text(BALANCE)
+    arguments = ["--config", str(tmp_path / "balance.toml"), "--threads", "1", "--quiet", "--arms", "tb+smc+iw"]
+    assert main(["gmm25", *arguments, "--out", str(tmp_path / "run")]) == 0
+    found = RunDirectory(tmp_path / "run").load_metrics()
+    assert found["modes_found"]["value"] == 25 and found["ess"]["value"] > 0.05 and found["eubo_gap"]["value"] < 3.0
+    for name in ("log_z_estimate", "smc_log_z_estimate"):
+        log_z = found[name]
+        assert log_z["stderr"] < 0.2 and abs(log_z["value"]) < 4.5 * log_z["stderr"]

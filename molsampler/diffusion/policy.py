@@ -32,8 +32,6 @@ class PolicyConfig:
     """width, depth : hidden layers of the policy network
     frequencies : Fourier features of every line coordinate (`networks.Features`)
     log_var_range : largest change of the log-variance of a step against the reference, in both directions
-    data_width : spread on the line of the narrowest well, standardised; f_n is scaled to it, so that a narrow well does
-        not ask for large outputs
     langevin : let the drift see the target's score at the current state, which costs an evaluation a step
     score_limit : the score moves no coordinate by more than so many spreads of the kernel (Langevin parametrisation)
     """
@@ -42,7 +40,6 @@ class PolicyConfig:
     depth: int = 3
     frequencies: int = 0
     log_var_range: float = 3.0
-    data_width: float = 1.0
     langevin: bool = False
     score_limit: float = 3.0
 
@@ -64,8 +61,6 @@ class Policy(nn.Module):
         self.network = StepMLP(self.features.width, 2 * d, process.n_steps, config.width, config.depth, generator)
         line = self.space.n_line
         drift_scale = process.to_data.clone()
-        noise_var, w2 = process.marginal_std[:-1, :line].square(), config.data_width**2
-        drift_scale[:, :line] *= (w2 + (1.0 - w2) * noise_var).rsqrt()  # 1 / spread of such a well, noised
         drift_scale[:, line:] = (process.sigma[:-1, None].square() + CIRCLE_SOFTENING**2).rsqrt()
         # set by a learner: the same network, compiled or in reduced precision, used where gradients are wanted
         self.training_network: Callable[[Tensor, Steps], Tensor] | None = None

@@ -47,7 +47,10 @@ def rollout(policy: Policy, n: int, generator: torch.Generator, exploration: flo
 
 
 def differentiable_rollout(policy: Policy, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`rollout` with gradients through the states, by reparameterisation: for the reverse KL divergence."""
+    """`rollout` with gradients through the states, by reparameterisation: for the reverse KL divergence.
+
+    A score inside the policy (Langevin parametrisation) is taken as a constant.
+    """
     return _walk(policy, n, generator, 0.0)
 
 

@@ -77,10 +77,12 @@ def annealed_smc(
     config: AnnealConfig,
     generator: torch.Generator,
     on_temperature: Callable[[float], None] | None = None,
+    explore: bool = True,
 ) -> Annealed:
     """Particles from p_0 to R through p_0^(1 - beta) R^beta, resampled at every temperature.
 
     R = 0 at a draw of the prior is a particle of weight zero, which the first resampling removes.
+    explore : walk the explorers too, at the same cost again; without it there are none
     """
     k, kernel = config.particles, kernel_named(config.kernel, config.leapfrog_steps, config.step_range)
     x = space.sample_prior(k, generator)
@@ -116,8 +118,11 @@ def annealed_smc(
             hot, hot_log_z, hot_scale = state, log_z, scale
         if on_temperature is not None:
             on_temperature(beta)
-    log_w = torch.full((k,), hot_log_z, dtype=torch.float64, device=x.device)
-    for before, beta in zip(betas, betas[1:], strict=False):
+    path = betas if explore else []
+    if not explore:
+        hot = ChainState(hot.x[:0], hot.log_r[:0], hot.score[:0])
+    log_w = torch.full((len(hot.x),), hot_log_z, dtype=torch.float64, device=x.device)
+    for before, beta in zip(path, path[1:], strict=False):
         log_w += (beta - before) * (hot.log_r.double() - space.log_prior(hot.x).double())
         moves = config.moves if beta < 1.0 else config.last_moves
         hot, hot_scale, _ = _move(kernel, log_prob_and_score, space, hot, hot_scale, beta, moves, generator)

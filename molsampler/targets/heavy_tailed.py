@@ -1,4 +1,4 @@
-"""A target seen through sinh, coordinate by coordinate: tails that fall like a power look like a normal's."""
+"""A target seen through sinh, coordinate by coordinate: tails that fall like a power become exponential ones."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Behaviours:
         )
         # the particles of the last SMC run, for replay = "none"
         self.fresh = ReplayBuffer(
-            self.config.smc_particles, target.space.dim, self.config.gamma, device=buffer.x.device
+            self.config.smc_particles, target.space.dim, self.config.gamma, refresh=1, device=buffer.x.device
         )
         self.smc_config = config.smc
         self.generator = generator

@@ -69,7 +69,8 @@ class Trainer:
             self.learner.policy.score = self._score
 
     def _score(self, x: Tensor) -> Tensor:
-        with self.target.counter.purpose("guidance"):
+        counter = self.target.counter
+        with counter.purpose("analysis" if counter.current == "analysis" else "guidance"):
             return self.target.log_prob_and_score(x)[1]
 
     @property
@@ -90,7 +91,8 @@ class Trainer:
                     f"none of {FIRST_ROLLOUTS} rollouts of the untrained policy lies on the target's support: begin "
                     'with start = "annealed"'
                 )
-            log_z = LogWeights(self.buffer.log_w[: len(self.buffer)]).log_mean
+            kept = self.buffer.log_w[: len(self.buffer)]  # rollouts off the support count with weight zero
+            log_z = LogWeights(kept).log_mean + math.log(len(kept) / min(FIRST_ROLLOUTS, self.buffer.capacity))
         else:
             self.behaviours.prefill(start)
             log_z = start.log_z
@@ -139,7 +141,7 @@ class Trainer:
         states, log_r = self._training_states(k)
         trajectories = score_states(self.learner.policy, states, self.surrogate(log_r))
         if self.config.objective in ("subtb", "db"):
-            return self._flow_matching(trajectories, share)
+            return self._subtrajectory_balance(trajectories, share)
         optimiser, log_z = self.config.optimiser, self.learner.log_z
         if self.config.objective == "tb":
             loss = trajectory_balance(trajectories, log_z, optimiser.residual_limit).mean()
@@ -168,7 +170,7 @@ class Trainer:
         left = max(1.0 - 2.0 * k / max(self.updates, 1), 0.0)
         return behaviours.on_policy(config.batch, config.exploration * left)
 
-    def _flow_matching(self, trajectories: Trajectories, share: float) -> float:
+    def _subtrajectory_balance(self, trajectories: Trajectories, share: float) -> float:
         """SubTB(lambda) or detailed balance: policy, twist (as flow) and log Z by one loss."""
         single = self.config.objective == "db"
         chunk, lam = (1, 0.0) if single else (self.config.smc.chunk, self.config.subtb_lambda)

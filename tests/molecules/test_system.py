@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import numpy as np
-import openmm
 import pytest
 
 from molsampler.errors import InputError
-from molsampler.molecules.system import _check, load_molecule
+from molsampler.molecules.loading.settings import read_settings, settings_text
+from molsampler.molecules.system import load_molecule
 from tests.molecules.energy_cases import DATA, molecule
 
 PEPTIDE = DATA / "peptide"
@@ -60,41 +60,39 @@ def test_name_folder_and_file_mean_the_same(folder, monkeypatch):
     assert load_molecule("inner").name == "inner"  # without a name, the folder's
 
 
+SOURCE = "temperature = 300.0\n"
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
         ("temperature = = 3", "cannot be read as TOML"),
-        (peptide_toml(temprature="3"), "unknown key 'temprature'"),
+        (peptide_toml(temprature="3"), "unknown key 'temprature'; known are .*temperature"),
         (peptide_toml(temperature="-5.0"), r"temperature = -5.0 must be a positive"),
         (peptide_toml(temperature="0"), "temperature = 0 must be a positive"),
         (peptide_toml(temperature="nan"), "temperature = nan must be a positive"),
         (peptide_toml(temperature="inf"), "temperature = inf must be a positive"),
         (peptide_toml(temperature="true"), "temperature = True must be a positive"),
+        (peptide_toml(temperature='"300 K"'), "temperature = '300 K' must be a positive"),
         (peptide_toml(temperature=""), "temperature = None must be a positive"),
-        (peptide_toml(pdb='"nowhere.pdb"'), "there is no file .*nowhere.pdb"),
-        (peptide_toml(pdb=""), "either openmmtools"),
-        (peptide_toml(openmmtools='"AlanineDipeptideImplicit"'), "one of the two"),
-        (peptide_toml(forcefield=""), "pdb needs forcefield"),
+        (peptide_toml(name="3"), "name = 3 should be a str"),
+        (peptide_toml(pdb='"nowhere.pdb"'), "pdb = 'nowhere.pdb': there is no file .*nowhere.pdb"),
+        (peptide_toml(pdb='""'), "pdb = '' is empty"),
+        (peptide_toml(pdb=""), "forcefield needs pdb beside it"),
+        (peptide_toml(openmmtools='"AlanineDipeptideImplicit"'), "forcefield, openmmtools, pdb do not go together"),
+        (peptide_toml(forcefield=""), r'pdb needs forcefield, a list such as .*"implicit/obc2.xml".*system_xml'),
         (peptide_toml(forcefield='"amber14-all.xml"'), "should be a list"),
-        (peptide_toml(forcefield='["amber15-all.xml"]'), "force field 'amber15-all.xml' cannot be loaded"),
-        (peptide_toml(forcefield="[3]"), "force field '3' cannot be loaded"),
-        (peptide_toml(arguments="{a = 1}"), "arguments does not go with pdb"),
-        ('temperature = 300.0\nopenmmtools = "NoSuchThing"', "no test system 'NoSuchThing'"),
-        ('temperature = 300.0\nopenmmtools = "wraps"', "no test system 'wraps'"),
-        (
-            'temperature = 300.0\nopenmmtools = "AlanineDipeptideImplicit"\narguments = {foo = 1}',
-            "no argument 'foo'; it takes .*constraints",
-        ),
-        (
-            'temperature = 300.0\nopenmmtools = "AlanineDipeptideImplicit"\narguments = {constraints = "some"}',
-            "does not take .arguments.",
-        ),
-        ('temperature = 300.0\nopenmmtools = "AlanineDipeptideImplicit"', "has 12 constraints"),
-        (
-            'temperature = 300.0\nopenmmtools = "AlanineDipeptideExplicit"\narguments = {constraints = "none"}',
-            "constraints|periodic box",
-        ),
-        ('temperature = 300.0\nopenmmtools = "LennardJonesCluster"', "is 27 disconnected molecules"),
+        (peptide_toml(forcefield="[]"), r"forcefield = \[\] is empty"),
+        (peptide_toml(forcefield="[3]"), "forcefield names 3; it is a list of file names"),
+        (peptide_toml(arguments="3"), "arguments = 3 should be a dict"),
+        (peptide_toml(arguments="{a = 1}"), "unknown argument 'a'; known are .*hydrogenMass"),
+        (peptide_toml(system_xml='"s.xml"'), "forcefield, pdb, system_xml do not go together"),
+        (SOURCE, "names no molecule: give pdb with forcefield"),
+        (SOURCE + 'prmtop = "a"', "prmtop needs inpcrd beside it"),
+        (SOURCE + 'inpcrd = "a"', "inpcrd needs prmtop beside it"),
+        (SOURCE + 'system_xml = "a"', "system_xml needs pdb beside it"),
+        (SOURCE + 'prmtop = "a"\npdb = "b"', "pdb, prmtop do not go together: give one source"),
+        (SOURCE + 'system_xml = "a"\npdb = "b"\narguments = {c = 1}', "have no use for a System that is made already"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(folder, text, words):
@@ -103,41 +101,35 @@ def test_bad_input_gets_one_clear_sentence(folder, text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_written_is_what_is_read(tmp_path):
+    values = {
+        "name": 'J\u00f6rg\'s "peptide"',
+        "temperature": 310.5,
+        "pdb": "a b.pdb",
+        "forcefield": ("x.xml", "y/z.xml"),
+    }
+    arguments = {"residueTemplates": {"ALA2": "ALAD"}, "hydrogenMass": 3.0, "sasaMethod": "none"}
+    text = settings_text(values, {"pdb": "a comment with # and = in it"}, arguments, "two\nlines")
+    (tmp_path / "system.toml").write_text(text, encoding="utf-8")
+    found = read_settings(tmp_path / "system.toml")
+    assert {key: getattr(found, key) for key in values} == values
+    assert found.arguments == arguments and found.source == ("pdb", "forcefield") and found.folder == tmp_path
+
+
+def test_choices_made_while_reading_are_told(folder):
+    path = folder(peptide_toml())
+    text = (path / "input.pdb").read_text()
+    atoms = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM", "TER"))]
+    (path / "input.pdb").write_text("\n".join(["MODEL 1", *atoms, "ENDMDL", "MODEL 2", *atoms, "ENDMDL"]))
+    told = []
+    mol = load_molecule(path, told.append)
+    assert told == [f"{path / 'input.pdb'}: 2 models: the first one is taken"]
+    np.testing.assert_array_equal(mol.positions, molecule("peptide").positions)
+
+
 def test_a_molecule_that_is_not_there_names_what_is():
     with pytest.raises(InputError, match=r"molecule 'nothing'.*aldp"):
         load_molecule("nothing")
-
-
-def test_missing_atoms_quote_openmm_and_name_a_remedy(folder):
-    path = folder(peptide_toml())
-    lines = (path / "input.pdb").read_text().splitlines(keepends=True)
-    (path / "input.pdb").write_text("".join(line for line in lines if " HG  SER" not in line))
-    with pytest.raises(InputError, match=r"No template found for residue 2 \(SER\).*PDBFixer"):
-        load_molecule(path)
-
-
-@pytest.mark.parametrize("text", ["", "this is no PDB file\n", "ATOM      1  CH3 ACE A   1      x\n"])
-def test_a_file_that_is_no_pdb(folder, text):
-    path = folder(peptide_toml())
-    (path / "input.pdb").write_text(text)
-    with pytest.raises(InputError, match="input.pdb"):
-        load_molecule(path)
-
-
-def test_a_box_is_refused(folder):
-    path = folder('temperature = 300.0\nopenmmtools = "WaterBox"\n')
-    with pytest.raises(InputError, match="constraints|periodic"):
-        load_molecule(path)
-
-
-def test_virtual_sites_are_refused():
-    mol = molecule("aldp")
-    system = openmm.XmlSerializer.clone(mol.system)
-    system.setParticleMass(3, 0.0)
-    system.setVirtualSite(3, openmm.TwoParticleAverageSite(1, 2, 0.5, 0.5))
-    changed = type(mol)(mol.name, mol.topology, system, mol.positions, mol.temperature)
-    with pytest.raises(InputError, match="ACE1-H3 is a virtual site"):
-        _check(changed)
 
 
 def test_loading_says_nothing_that_is_not_meant_for_the_user():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -30,7 +29,6 @@ def test_log_variance_is_the_variance_and_its_gradient_that_of_tb_at_the_mean():
     (found,) = torch.autograd.grad(loss, policy.network.last.weight, retain_graph=True)
     (expected,) = torch.autograd.grad(trajectory_balance(t, log_w.mean()).mean(), policy.network.last.weight)
     torch.testing.assert_close(found, expected)
-    assert LOG_Z.grad is None
 
 
 @pytest.mark.parametrize(("chunk", "lam"), [(1, 0.7), (2, 0.9), (3, 1.0), (1, 0.0)])
@@ -131,7 +129,3 @@ def test_exploration_widens_every_kernel_and_weights_stay_right():
     relative = (log_w - 1.3).exp()
     assert float(relative.std()) > 0.1
     assert_mean(relative, 1.0)
-    assert math.isclose(
-        float(policy.sample_step(plain[0], 2, seeded(1), 0.0)[0].abs().max()),
-        float(policy.sample_step(plain[0], 2, seeded(1))[0].abs().max()),
-    )

@@ -1,0 +1,136 @@
+"""What can be read off a molecule: residues, charge, solvent, names of torsions, stereocentres and amides."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+import torch
+from openmm import app, unit
+
+from molsampler.molecules.chart import Chart
+from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.stereo import amide_quadruples, cosine_signs
+from molsampler.molecules.zmatrix import neighbour_lists
+
+_BACKBONE = {("N", "CA"): "phi", ("CA", "C"): "psi", ("C", "N"): "omega"}
+_SIDE_CHAIN = "ABGDEZH"  # Greek letters of atom names, outwards
+_MANY = 12  # residues
+
+
+def residues(molecule: Molecule) -> str:
+    """Names of the residues, in order; of many only how many there are of each chain."""
+    names = [residue.name for residue in molecule.topology.residues()]
+    return " ".join(names) if len(names) <= _MANY else f"{len(names)} residues, {' '.join(names[:_MANY])} ..."
+
+
+def net_charge(molecule: Molecule) -> float | None:
+    """Sum of the charges of the NonbondedForce in e; None where there is no such force."""
+    for force in molecule.system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            charges = (force.getParticleParameters(i)[0] for i in range(molecule.n_atoms))
+            return sum(charge.value_in_unit(unit.elementary_charge) for charge in charges)
+    return None
+
+
+def solvent(molecule: Molecule) -> str:
+    """ "vacuum", or "implicit solvent" with the force that gives it."""
+    for force in molecule.system.getForces():
+        kind = type(force).__name__
+        if "GBSA" in kind or "CustomGB" in kind or "Kirkwood" in kind:
+            return f"implicit solvent ({kind})"
+    return "vacuum"
+
+
+def soft_torsions_named(molecule: Molecule, chart: Chart) -> list[str]:
+    """One line a soft torsion, along the chain: phi, psi, omega, chi1 ..., or rotor where only hydrogens turn."""
+    return [
+        f"{torsion_kind(molecule, *atoms[1:3]):6s}{' '.join(molecule.atom_labels[i] for i in atoms)}"
+        for atoms in sorted(chart.soft_atoms.tolist(), key=lambda atoms: sorted(atoms[1:3]))
+    ]
+
+
+def torsion_kind(molecule: Molecule, i: int, j: int) -> str:
+    """What turns about the bond i-j, by the names of its atoms; '' where they have none in a peptide."""
+    atoms = list(molecule.topology.atoms())
+    neighbours = neighbour_lists(molecule)
+    for one, other in ((i, j), (j, i)):
+        beyond = [k for k in neighbours[one] if k != other]
+        if all(molecule.atomic_numbers[k] == 1 for k in beyond):
+            return "rotor"
+    residue_names = {a.name for a in atoms[i].residue.atoms()} | {a.name for a in atoms[j].residue.atoms()}
+    if not {"N", "CA", "C"} <= residue_names:
+        return ""
+    for pair in ((atoms[i].name, atoms[j].name), (atoms[j].name, atoms[i].name)):
+        if pair in _BACKBONE:
+            return _BACKBONE[pair]
+        inner, outer = (_SIDE_CHAIN.find(name[1:2]) if name[1:2] else -1 for name in pair)
+        if inner >= 0 and outer == inner + 1:
+            return f"chi{outer}"
+    return ""
+
+
+def stereocentres(molecule: Molecule) -> list[str]:
+    """Labels of the tetrahedral atoms with four different neighbours, with L or D where it is the CA of a residue.
+
+    Neighbours are told apart by refining their elements over the bond graph (Weisfeiler and Leman 1968).
+    """
+    neighbours = neighbour_lists(molecule)
+    colours = molecule.atomic_numbers.tolist()
+    for _ in range(molecule.n_atoms):
+        keys = [(colours[i], tuple(sorted(colours[k] for k in near))) for i, near in enumerate(neighbours)]
+        ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
+        refined = [ranks[key] for key in keys]
+        if len(set(refined)) == len(set(colours)):
+            break
+        colours = refined
+    alpha = alpha_handedness(molecule.topology, molecule.positions)
+    atoms = list(molecule.topology.atoms())
+    found = []
+    for i, near in enumerate(neighbours):
+        if len(near) == len({colours[k] for k in near}) == 4:
+            side = alpha.get(_label(atoms[i].residue)) if atoms[i].name == "CA" else None
+            found.append(molecule.atom_labels[i] + (f" ({side})" if side else ""))
+    return found
+
+
+def alpha_handedness(topology: app.Topology, positions: np.ndarray) -> dict[str, str]:
+    """ "L" or "D" of every residue with N, CA, C and CB, by its label such as "ALA2"; positions (N, 3)."""
+    sides = {}
+    for residue in topology.residues():
+        named = {a.name: positions[a.index] for a in residue.atoms()}
+        if {"N", "CA", "C", "CB"} <= named.keys():
+            n, c, cb = (named[name] - named["CA"] for name in ("N", "C", "CB"))
+            sides[_label(residue)] = "L" if np.cross(n, c) @ cb > 0 else "D"
+    return sides
+
+
+def _label(residue: app.topology.Residue) -> str:
+    return f"{residue.name}{residue.id}"
+
+
+def amides(molecule: Molecule) -> list[tuple[str, str]]:
+    """(label of C and N, "cis" or "trans") of every amide whose nitrogen carries another heavy atom.
+
+    The side is that of CA where the nitrogen has one, as in proline, whose CD is on the other.
+    """
+    found = []
+    names = [atom.name for atom in molecule.topology.atoms()]
+    positions = torch.as_tensor(molecule.positions, dtype=torch.float64)[None]
+    neighbours = neighbour_lists(molecule)
+    for x, c, n, y in amide_quadruples(molecule):
+        y = next((k for k in neighbours[n] if names[k] == "CA"), y)
+        if molecule.atomic_numbers[y] > 1:
+            side = float(cosine_signs(positions, torch.tensor([[x, c, n, y]])))
+            label = f"{molecule.atom_labels[c]} {molecule.atom_labels[n]}"
+            found.append((label, "cis" if side > 0 else "trans"))
+    return found
+
+
+def oddities(molecule: Molecule) -> list[str]:
+    """What a user may not have meant: D amino acids, cis amides, charges in vacuum."""
+    found = [f"{c}: a D amino acid; it is kept as it is" for c in stereocentres(molecule) if c.endswith("(D)")]
+    found += [f"the amide {label} is cis; it is kept as it is" for label, side in amides(molecule) if side == "cis"]
+    charge = net_charge(molecule)
+    if charge is not None and abs(charge) > 0.5 and solvent(molecule) == "vacuum":
+        found.append(f"a charge of {charge:+.0f} e in vacuum: charged groups collapse onto each other")
+    return found
