@@ -1,6 +1,6 @@
 """Conformations per second, energy and forces, of every backend and batch size, side by side in one run.
 
-    python scripts/benchmark_energy.py --molecule aldp --batches 64 512 2048 --cores 1
+    python scripts/benchmark_energy.py aldp ala2 paracetamol --batches 64 512 2048 --cores 1
 
 Every line says how it compares with OpenMM's CPU platform at the same number of cores: OpenMM gets that many worker
 processes of one thread, torch that many threads. The compile time of a size is shown once; a compiler cache that is
@@ -33,7 +33,7 @@ BASELINE = "openmm-cpu"
 class Options:
     """What to measure."""
 
-    molecule: str = "aldp"  # a name in systems/, a folder or a system.toml
+    molecules: tyro.conf.Positional[tuple[str, ...]] = ("aldp",)  # names in systems/, folders or system.tomls
     batches: tuple[int, ...] = (64, 512, 2048)
     cores: int = field(default_factory=usable_cores)  # for every backend alike
     seconds: float = 2.0  # at least this long, and three batches, a measurement
@@ -84,10 +84,15 @@ def opened(make: Callable[[Molecule], Energy], molecule: Molecule) -> Iterator[E
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
+    """Measure and print, molecule by molecule."""
     check_device(options.device)
     torch.set_num_threads(options.cores)
-    molecule = load_molecule(options.molecule)
+    for molecule in [load_molecule(name) for name in options.molecules]:
+        measure(molecule, options)
+
+
+def measure(molecule: Molecule, options: Options) -> None:
+    """One line a backend and batch size."""
     print(f"{molecule.name}: {molecule.n_atoms} atoms, energy and forces, {options.cores} core(s)", flush=True)
     baseline: dict[int, float] = {}
     for name, make in backends(options).items():

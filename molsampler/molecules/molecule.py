@@ -54,11 +54,22 @@ class Molecule:
 
     @cached_property
     def bonds(self) -> list[tuple[int, int]]:
-        """Sorted pairs (i, j), i < j, of bonded atoms: the topology's bonds and those of every HarmonicBondForce."""
+        """Sorted pairs (i, j), i < j, of bonded atoms: the topology's bonds and those of every HarmonicBondForce.
+
+        CHARMM's Urey-Bradley terms are harmonic bonds too, between the ends of an angle. The force field itself tells
+        them from bonds, those of three-membered rings included: a bond is an arm of some angle, they never are.
+        """
         pairs = {tuple(sorted((b.atom1.index, b.atom2.index))) for b in self.topology.bonds()}
+        springs: set[tuple[int, ...]] = set()
+        arms: set[tuple[int, ...]] = set()
+        ends: set[tuple[int, ...]] = set()
         for force in self.system.getForces():
             if isinstance(force, openmm.HarmonicBondForce):
-                for k in range(force.getNumBonds()):
-                    i, j, *_ = force.getBondParameters(k)
-                    pairs.add((min(i, j), max(i, j)))
-        return sorted(pairs)
+                for n in range(force.getNumBonds()):
+                    springs.add(tuple(sorted(force.getBondParameters(n)[:2])))
+            elif isinstance(force, openmm.HarmonicAngleForce):
+                for n in range(force.getNumAngles()):
+                    i, j, k, *_ = force.getAngleParameters(n)
+                    arms |= {tuple(sorted((i, j))), tuple(sorted((j, k)))}
+                    ends.add(tuple(sorted((i, k))))
+        return sorted(pairs | (springs - (ends - arms)))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import openmm
-from openmm import unit
+import torch
+from torch import Tensor
 
 from molsampler.errors import InputError
+from molsampler.molecules.forces.registry import translate_force
+from molsampler.molecules.forces.term import Term, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.zmatrix import ZMatrix, neighbour_lists
 
 SOFT_BARRIER = 20.0  # RT; methyl rotors have about 5, an amide about 33 at 300 K
+
+TORSIONAL = (
+    openmm.PeriodicTorsionForce,
+    openmm.RBTorsionForce,
+    openmm.CustomTorsionForce,
+    openmm.CMAPTorsionForce,
+)
 
 Axis = tuple[int, int] | tuple[str, str]
 
@@ -28,19 +38,17 @@ def soft_torsions(
     by index or by label ("ALA2-N", "ALA2-CA"). Raises InputError for a pair that is no free axis, or lies in a ring.
     """
     axes = [tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms.tolist()]
-    rings = ring_bonds(molecule)
+    free = {axis for axis, is_free in zip(axes, zmatrix.free, strict=True) if is_free} - ring_bonds(molecule)
     if soft is not None:
         chosen = {_find_axis(molecule, pair) for pair in soft}
-        free = {axis for axis, is_free in zip(axes, zmatrix.free, strict=True) if is_free and axis not in rings}
         for i, j in sorted(chosen - free):
             raise InputError(
                 f"no soft torsion can turn about {molecule.atom_labels[i]} {molecule.atom_labels[j]}: "
                 "name two bonded atoms outside rings that both have further neighbours"
             )
     else:
-        barriers = torsion_barriers(molecule, axes)
         limit = barrier / molecule.beta
-        chosen = {axis for axis in axes if axis not in rings and barriers[axis] < limit}
+        chosen = {axis for axis, height in torsion_barriers(molecule, free).items() if height < limit}
     return np.array([bool(f) and axis in chosen for axis, f in zip(axes, zmatrix.free, strict=True)], dtype=bool)
 
 
@@ -73,39 +81,50 @@ def ring_bonds(molecule: Molecule) -> set[tuple[int, int]]:
     return rings
 
 
-def torsion_barriers(molecule: Molecule, axes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
-    """Highest minus lowest torsion energy in kJ/mol as each axis (i < j) turns rigidly from the input structure.
+def torsion_barriers(molecule: Molecule, axes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
+    """Highest minus lowest torsion energy in kJ/mol as one side of each axis turns rigidly from the input structure.
 
-    Sums the proper terms of PeriodicTorsionForce and RBTorsionForce about the axis, scanned in steps of one degree.
+    axes : bonds (i, j) outside rings. The energy is that of all periodic, Ryckaert-Bellemans, custom and CMAP torsions,
+    scanned in steps of one degree; a force that the torch kernels do not cover does not count.
     """
-    turn = np.radians(np.arange(360.0))
-    energies = {axis: np.zeros_like(turn) for axis in axes}
-    bonded = set(molecule.bonds)
-    for atoms, energy in _torsion_terms(molecule.system):
-        pairs = [tuple(sorted(p)) for p in zip(atoms[:-1], atoms[1:], strict=True)]
-        if pairs[1] in energies and bonded.issuperset(pairs):  # an improper is no rotation about its middle bond
-            energies[pairs[1]] += energy(_dihedral(molecule.positions[list(atoms)]) + turn)
-    return {axis: float(e.max() - e.min()) for axis, e in energies.items()}
+    neighbours = neighbour_lists(molecule)
+    terms = _torsion_terms(molecule)
+    x = torch.as_tensor(molecule.positions, dtype=torch.float64)
+    turns = torch.arange(360, dtype=torch.float64).deg2rad()
+    barriers = {}
+    for i, j in axes:
+        frames = _turned(x, i, j, _beyond(neighbours, i, j), turns)  # (3, N, 360)
+        energy = sum((term(frames, None) for term in terms), torch.zeros_like(turns))
+        barriers[i, j] = float(energy.max() - energy.min())
+    return barriers
 
 
-def _torsion_terms(system: openmm.System):
-    """Yields ((i, j, k, l), function of the torsion in radians -> kJ/mol) for every periodic and RB term."""
-    kj = unit.kilojoule_per_mole
-    for force in system.getForces():
-        if isinstance(force, openmm.PeriodicTorsionForce):
-            for n in range(force.getNumTorsions()):
-                *atoms, period, phase, k = force.getTorsionParameters(n)
-                shift, k = phase.value_in_unit(unit.radian), k.value_in_unit(kj)
-                yield tuple(atoms), lambda t, m=period, s=shift, k=k: k * (1.0 + np.cos(m * t - s))
-        elif isinstance(force, openmm.RBTorsionForce):
-            for n in range(force.getNumTorsions()):
-                *atoms, c0, c1, c2, c3, c4, c5 = force.getTorsionParameters(n)
-                c = [x.value_in_unit(kj) for x in (c0, c1, c2, c3, c4, c5)]
-                # Ryckaert-Bellemans angles count from trans.
-                yield tuple(atoms), lambda t, c=c: np.polynomial.polynomial.polyval(np.cos(t - math.pi), c)
+def _torsion_terms(molecule: Molecule) -> list[Term]:
+    terms = []
+    for force in molecule.system.getForces():
+        if isinstance(force, TORSIONAL):
+            with contextlib.suppress(UnsupportedForce):
+                terms.append(translate_force(force, molecule.n_atoms))
+    return [term.double() for term in terms if term is not None]
 
 
-def _dihedral(points: np.ndarray) -> float:
-    u, v, w = np.diff(points, axis=0)
-    m, n = np.cross(u, v), np.cross(v, w)
-    return math.atan2(float(u @ n) * float(np.linalg.norm(v)), float(m @ n))
+def _beyond(neighbours: list[list[int]], i: int, j: int) -> list[int]:
+    """The atoms that are cut off from i when the bond i-j is cut."""
+    seen, stack = {i, j}, [j]
+    while stack:
+        new = [k for k in neighbours[stack.pop()] if k not in seen]
+        seen.update(new)
+        stack += new
+    return sorted(seen - {i})
+
+
+def _turned(x: Tensor, i: int, j: int, moved: list[int], turns: Tensor) -> Tensor:
+    """x (N, 3) with the atoms `moved` turned about i-j by turns (T,) in radians -> (3, N, T); Rodrigues' formula."""
+    axis = torch.nn.functional.normalize(x[j] - x[i], dim=0)
+    arm = x[moved] - x[i]
+    across = torch.linalg.cross(axis.expand_as(arm), arm)
+    parallel = (arm @ axis)[:, None] * axis
+    frames = x.T[:, :, None].repeat(1, 1, len(turns))
+    part = parallel[..., None] + (arm - parallel)[..., None] * turns.cos() + across[..., None] * turns.sin()
+    frames[:, moved] = (x[i][:, None] + part).transpose(0, 1)
+    return frames

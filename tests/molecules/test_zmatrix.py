@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import mdtraj as md
@@ -93,17 +94,32 @@ def test_barrier_of_a_methyl_rotor_is_that_of_its_closed_form():
     assert torsion_barriers(molecule, [(4, 6)])[4, 6] > 30 * RT
 
 
-@pytest.mark.parametrize("kind", ["periodic", "ryckaert-bellemans", "improper"])
+def torsion_force(kind: str) -> openmm.Force:
+    """A force on the torsion of hydrogen peroxide."""
+    if kind == "periodic":
+        force = openmm.PeriodicTorsionForce()
+        force.addTorsion(3, 2, 1, 0, 2, 2.1, 3.0)
+    elif kind == "ryckaert-bellemans":
+        force = openmm.RBTorsionForce()
+        force.addTorsion(0, 1, 2, 3, 1.0, 5.0, -2.0, 7.0, 0.5, -1.5)
+    elif kind == "custom":
+        force = openmm.CustomTorsionForce("k*cos(theta-0.4)^3")
+        force.addPerTorsionParameter("k")
+        force.addTorsion(0, 1, 2, 3, [6.0])
+    else:
+        force = openmm.CMAPTorsionForce()
+        force.addMap(6, np.random.default_rng(0).normal(0.0, 5.0, 36))
+        force.addTorsion(0, 0, 1, 2, 3, 3, 2, 1, 0)
+    return force
+
+
+@pytest.mark.parametrize("kind", ["periodic", "ryckaert-bellemans", "custom", "cmap"])
 def test_barrier_agrees_with_a_scan_by_openmm(kind):
     molecule = cases.hydrogen_peroxide()
-    periodic, ryckaert = openmm.PeriodicTorsionForce(), openmm.RBTorsionForce()
-    periodic.addTorsion(0, 1, 2, 3, 1, 0.7, 4.0)
-    if kind == "ryckaert-bellemans":
-        ryckaert.addTorsion(0, 1, 2, 3, 1.0, 5.0, -2.0, 7.0, 0.5, -1.5)
-    else:
-        periodic.addTorsion(*((3, 2, 1, 0) if kind == "periodic" else (0, 2, 1, 3)), 2, 2.1, 3.0)
-    molecule.system.addForce(periodic)
-    molecule.system.addForce(ryckaert)
+    other = openmm.PeriodicTorsionForce()
+    other.addTorsion(0, 1, 2, 3, 1, 0.7, 4.0)
+    molecule.system.addForce(other)
+    molecule.system.addForce(torsion_force(kind))
     context = openmm.Context(
         molecule.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
     )
@@ -113,8 +129,20 @@ def test_barrier_agrees_with_a_scan_by_openmm(kind):
     for turn in torch.arange(360.0, dtype=torch.float64).deg2rad():
         context.setPositions(internal.to_cartesian(bonds, angles, torsions + turn)[0].numpy())
         energies.append(context.getState(energy=True).getPotentialEnergy()._value)
-    expected = 8.0 if kind == "improper" else max(energies) - min(energies)  # an improper is not a barrier
-    assert torsion_barriers(molecule, [(1, 2)])[1, 2] == pytest.approx(expected, rel=1e-4)
+    assert torsion_barriers(molecule, [(1, 2)])[1, 2] == pytest.approx(max(energies) - min(energies), rel=1e-6)
+
+
+def test_an_improper_is_no_barrier():
+    """It holds an atom in the plane of its neighbours, and nothing about that changes as a bond of theirs turns."""
+    molecule = cases.alanine_dipeptide()
+    force = openmm.PeriodicTorsionForce()
+    force.addTorsion(8, 16, 14, 15, 2, 0.3, 100.0)
+    stiffened = openmm.XmlSerializer.clone(molecule.system)
+    stiffened.addForce(force)
+    axes = [(8, 14), (14, 16)]
+    expected = torsion_barriers(molecule, axes)
+    barriers = torsion_barriers(dataclasses.replace(molecule, system=stiffened), axes)
+    assert all(barriers[axis] == pytest.approx(expected[axis], abs=1e-9) for axis in axes)
 
 
 def test_soft_torsions_can_be_overridden_by_index_and_by_label():
