@@ -16,7 +16,7 @@ from torch import Tensor
 
 from molsampler.diffusion.space import Space
 from molsampler.errors import InputError
-from molsampler.smc.mala import ChainState, MalaScale, drift, mala, metropolis
+from molsampler.smc.mala import ChainState, MalaScale, drift, mala, metropolis, walk
 
 KernelName = Literal["mala", "hmc", "random_walk"]
 
@@ -77,18 +77,16 @@ def hmc(
     target stays exactly invariant, and one leapfrog step is MALA. Every chain's step varies by 20 %, so that no
     trajectory length falls in with a period of the target.
     """
-    accepted = 0.0
-    for _ in range(n_steps):
+
+    def step(state: ChainState, scale: MalaScale) -> tuple[ChainState, float]:
         noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
         share = torch.rand(len(noise), 1, generator=generator, dtype=noise.dtype, device=noise.device)
         std = scale.std(space) * (1.0 + _JITTER * (2.0 * share - 1.0))  # (B, D)
         proposal, v = _leapfrog(log_prob_and_score, space, state, std * noise, std, leapfrog_steps)
         kinetic_gain = 0.5 * ((v / std).square() - noise.square()).sum(-1)
-        state, rate = metropolis(state, proposal, proposal.log_r - state.log_r - kinetic_gain, generator)
-        accepted += rate
-        if adapt:
-            scale = scale.adapted(rate, HMC_ACCEPTANCE, _HMC_ADAPTATION_RATE)
-    return state, scale, accepted / max(n_steps, 1)
+        return metropolis(state, proposal, proposal.log_r - state.log_r - kinetic_gain, generator)
+
+    return walk(step, state, scale, n_steps, HMC_ACCEPTANCE if adapt else None, _HMC_ADAPTATION_RATE)
 
 
 def _leapfrog(
@@ -129,12 +127,10 @@ def random_walk(
 
     Scores serve no proposal; they are carried for the next preconditioner.
     """
-    accepted = 0.0
-    for _ in range(n_steps):
+
+    def step(state: ChainState, scale: MalaScale) -> tuple[ChainState, float]:
         y = space.sample_normal(state.x, 2.0 * scale.std(space).log().expand_as(state.x), generator)
         proposal = ChainState(y, *log_prob_and_score(y))
-        state, rate = metropolis(state, proposal, proposal.log_r - state.log_r, generator)
-        accepted += rate
-        if adapt:
-            scale = scale.adapted(rate, RANDOM_WALK_ACCEPTANCE)
-    return state, scale, accepted / max(n_steps, 1)
+        return metropolis(state, proposal, proposal.log_r - state.log_r, generator)
+
+    return walk(step, state, scale, n_steps, RANDOM_WALK_ACCEPTANCE if adapt else None)

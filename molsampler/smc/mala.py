@@ -74,8 +74,8 @@ def mala(
     step_range : above 1, every chain draws its own step each time, log-uniformly from this many times shorter up to the
         common one; for targets whose width differs from place to place, such as a funnel
     """
-    accepted = 0.0
-    for _ in range(n_steps):
+
+    def step(state: ChainState, scale: MalaScale) -> tuple[ChainState, float]:
         std = scale.std(space)
         if step_range > 1.0:
             u = torch.rand(len(state.x), 1, generator=generator, dtype=std.dtype, device=std.device)
@@ -87,10 +87,27 @@ def mala(
         log_forward = space.log_normal(y, mean, log_var)
         log_backward = space.log_normal(state.x, y + drift(proposal.score, std), log_var)
         log_accept = proposal.log_r - state.log_r + log_backward - log_forward
-        state, rate = metropolis(state, proposal, log_accept, generator)
-        accepted += rate
-        if adapt:
-            scale = scale.adapted(rate, OPTIMAL_ACCEPTANCE)
+        return metropolis(state, proposal, log_accept, generator)
+
+    return walk(step, state, scale, n_steps, OPTIMAL_ACCEPTANCE if adapt else None)
+
+
+def walk(
+    step: Callable[[ChainState, MalaScale], tuple[ChainState, float]],
+    state: ChainState,
+    scale: MalaScale,
+    n_steps: int,
+    optimum: float | None,
+    rate: float = _ADAPTATION_RATE,
+) -> tuple[ChainState, MalaScale, float]:
+    """n_steps of a kernel's `step`, which gives the new state and the share accepted; the scale adapts to the
+    acceptance `optimum`, where one is given. Returns the state, the scale and the mean acceptance."""
+    accepted = 0.0
+    for _ in range(n_steps):
+        state, share = step(state, scale)
+        accepted += share
+        if optimum is not None:
+            scale = scale.adapted(share, optimum, rate)
     return state, scale, accepted / max(n_steps, 1)
 
 
