@@ -147,6 +147,11 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} is there already: choose another name, or replace it with --overwrite")
     if not (target / FILE).is_file():
         raise InputError(f"{target} holds no {FILE}, so it is no system to overwrite: move it away, or choose a name")
+    if (target / "reference").exists():
+        raise InputError(
+            f"{target / 'reference'} holds the reference of the system that is there, and --overwrite would lose it: "
+            "delete it if it is not worth keeping, or choose another name"
+        )
 
 
 @contextmanager

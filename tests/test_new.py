@@ -198,10 +198,19 @@ def test_what_is_there_is_kept_unless_it_is_to_be_replaced(capsys):
     assert "systems/mine is there already" in refused(capsys, *PDB, "--temperature", "400")
     assert "amber97.xml" in refused(capsys, "--pdb", "a.pdb", "--forcefield", "amber97.xml", "--overwrite")
     assert Path("systems/mine/system.toml").read_text() == before
-    Path("systems/mine/reference").mkdir()
     made(capsys, *PDB, "--temperature", "400", "--overwrite")
     assert load_molecule("mine").temperature == 400.0
     assert listing(Path("systems")) == ["mine", "mine/input.pdb", "mine/system.toml"]
+
+
+def test_a_stored_reference_is_not_thrown_away(capsys):
+    """It took longer to make than anything else in the folder."""
+    made(capsys, *PDB)
+    kept = Path("systems/mine/reference/reference.dcd")
+    kept.parent.mkdir()
+    kept.write_text("frames")
+    assert "systems/mine/reference holds the reference" in refused(capsys, *PDB, "--temperature", "400", "--overwrite")
+    assert kept.read_text() == "frames" and load_molecule("mine").temperature == 300.0
 
 
 def test_a_folder_that_is_no_system_is_never_replaced(capsys):

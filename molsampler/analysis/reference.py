@@ -25,6 +25,7 @@ from openmm import app
 
 from molsampler.analysis.basins import ResidueBasins, counted_basins
 from molsampler.analysis.estimates import Estimate
+from molsampler.analysis.pdb_file import write_pdb
 from molsampler.analysis.ramachandran import Basins
 from molsampler.analysis.torsions import backbone_pairs, phi_psi
 from molsampler.errors import InputError
@@ -105,8 +106,7 @@ def save_reference(
         "frames": frames,
         "residues": {item.residue: _entry(item) for item in residues},
     }
-    with atomic_path(folder / "reference.pdb") as path:
-        trajectory[0].save_pdb(str(path))
+    write_pdb(folder / "reference.pdb", trajectory[0])
     with atomic_path(folder / "reference.dcd") as path:
         trajectory.save_dcd(str(path))
     write_npz(folder / "reference.npz", **arrays)

@@ -21,6 +21,7 @@ import numpy as np
 from openmm import app
 
 from molsampler.analysis.estimates import effective_frames, normalised
+from molsampler.analysis.pdb_file import write_pdb
 from molsampler.errors import InputError
 from molsampler.files import atomic_path, quiet_c_library, write_json, write_npz, write_text
 
@@ -159,8 +160,7 @@ class RunDirectory:
                 raise ValueError(f"{name} must be ({len(positions)},) without NaN; its shape is {array.shape}")
         trajectory = md.Trajectory(positions, mdtop)
         weights = normalised(arrays["log_weights"])
-        with atomic_path(self / "topology.pdb") as path:
-            trajectory[0].save_pdb(str(path))
+        write_pdb(self / "topology.pdb", trajectory[0])
         with atomic_path(self / "samples.dcd") as path:
             trajectory.save_dcd(str(path))
         write_npz(self / "weights.npz", **arrays)

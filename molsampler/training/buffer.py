@@ -32,9 +32,8 @@ class ReplayBuffer:
     """First in, first out; states are drawn with probability proportional to the tempered stored weight, uniformly, or
     by rank of log R, proportional to 1 / (0.01 S + rank).
 
-    Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised
-    weights: the
-    unnormalised w_k itself. Batches of every kind and size then estimate the same unnormalised measure, R.
+    Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised weights:
+    the unnormalised w_k itself. Batches of every kind and size then estimate the same unnormalised measure, R.
 
     capacity : states kept; gamma : tempering goal; refresh : draws between two updates of lambda
     """
