@@ -1,15 +1,12 @@
-"""How far a sample is from the truth on targets that can be sampled: transport distance, MMD, and what either is
-between two samples of the truth itself.
+"""How far a sample is from the truth on targets that can be sampled: transport distance, MMD, EUBO.
 
 Samples are (n, D) float on the line, in the target's own unit. A distance between finite samples is not zero for equal
-distributions: quote it beside its `floor`.
+distributions: quote it beside what it is between two samples of the truth itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import ot
@@ -19,17 +16,6 @@ from molsampler.analysis.estimates import Estimate, check_weights
 from molsampler.errors import InputError
 
 _MAX_PIVOTS = 100_000_000  # of the network simplex; 2,000 by 2,000 points have needed 1e5 to 1e6
-
-
-class Floor(NamedTuple):
-    """A distance between two independent samples of one distribution: its mean, and the standard deviation of a single
-    such distance (not of the mean), so that a measured distance can be held against mean +- std."""
-
-    mean: float
-    std: float
-
-    def as_dict(self) -> dict[str, float]:
-        return {"mean": self.mean, "std": self.std}
 
 
 def w2_squared(
@@ -73,23 +59,6 @@ def mmd(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None) -> float:
         )
     within = sum((n + 2.0 * np.exp(-d / (2.0 * variance)).sum()) / n**2 for n, d in ((len(x), xx), (len(y), yy)))
     return float(np.sqrt(max(within - 2.0 * np.exp(-xy / (2.0 * variance)).mean(), 0.0)))
-
-
-def floor(
-    distance: Callable[[np.ndarray, np.ndarray], float],
-    draw: Callable[[int, np.random.Generator], np.ndarray],
-    n: int,
-    repeats: int,
-    rng: np.random.Generator,
-) -> Floor:
-    """What `distance` is between two samples of n points of the truth, over `repeats` independent pairs.
-
-    draw(n, rng) : (n, D) exact samples
-    """
-    if repeats < 2:
-        raise InputError(f"a floor from {repeats} repeats has no standard deviation; ask for at least 2")
-    values = [distance(draw(n, rng), draw(n, rng)) for _ in range(repeats)]
-    return Floor(float(np.mean(values)), float(np.std(values, ddof=1)))
 
 
 def eubo(log_weights: np.ndarray) -> Estimate:

@@ -16,7 +16,7 @@ from torch import Tensor
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.langevin import LangevinState
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.soft import SOFT_BARRIER, ring_bonds, torsion_barriers
+from molsampler.molecules.soft import SOFT_BARRIER, beyond, ring_bonds, torsion_barriers
 from molsampler.molecules.zmatrix import neighbour_lists
 
 
@@ -43,10 +43,10 @@ class PivotBonds:
         barriers = torsion_barriers(molecule, inner)
         axes, moved = [], []
         for i, j in inner:
-            side = _side(neighbours, i, j)
+            side = beyond(neighbours, j, i)
             if 2 * len(side) > molecule.n_atoms:
-                i, j, side = j, i, _side(neighbours, j, i)
-            turned = side - {i}
+                i, j, side = j, i, beyond(neighbours, i, j)
+            turned = set(side) - {i}
             if barriers[tuple(sorted((i, j)))] * molecule.beta < barrier and any(
                 molecule.atomic_numbers[k] != 1 for k in turned
             ):
@@ -100,14 +100,3 @@ def pivot(
         torch.where(mask, new_forces, state.forces),
     )
     return moved, accepted
-
-
-def _side(neighbours: list, i: int, j: int) -> set[int]:
-    """Atoms connected to i when the bond i-j is cut, i included."""
-    side, stack = {i}, [k for k in neighbours[i] if k != j]
-    while stack:
-        k = stack.pop()
-        if k not in side:
-            side.add(k)
-            stack += neighbours[k]
-    return side

@@ -93,7 +93,7 @@ def torsion_barriers(molecule: Molecule, axes: Iterable[tuple[int, int]]) -> dic
     turns = torch.arange(360, dtype=torch.float64).deg2rad()
     barriers = {}
     for i, j in axes:
-        frames = _turned(x, i, j, _beyond(neighbours, i, j), turns)  # (3, N, 360)
+        frames = _turned(x, i, j, beyond(neighbours, i, j), turns)  # (3, N, 360)
         energy = sum((term(frames, None) for term in terms), torch.zeros_like(turns))
         barriers[i, j] = float(energy.max() - energy.min())
     return barriers
@@ -108,8 +108,8 @@ def _torsion_terms(molecule: Molecule) -> list[Term]:
     return [term.double() for term in terms if term is not None]
 
 
-def _beyond(neighbours: list[list[int]], i: int, j: int) -> list[int]:
-    """The atoms that are cut off from i when the bond i-j is cut."""
+def beyond(neighbours: list[list[int]], i: int, j: int) -> list[int]:
+    """The atoms that are cut off from i when the bond i-j, in no ring, is cut; j is one of them."""
     seen, stack = {i, j}, [j]
     while stack:
         new = [k for k in neighbours[stack.pop()] if k not in seen]

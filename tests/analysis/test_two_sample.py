@@ -10,9 +10,9 @@ import torch
 from scipy.stats import norm
 
 from molsampler.analysis import two_sample
-from molsampler.analysis.two_sample import eubo, floor, mmd, w2_squared
+from molsampler.analysis.two_sample import eubo, mmd, w2_squared
 from molsampler.errors import InputError
-from tests.stochastic import BOUND, assert_mean
+from tests.stochastic import assert_mean
 
 
 def test_w2_of_a_shifted_sample_is_the_shift():
@@ -112,22 +112,14 @@ def test_mmd_of_gaussians():
     assert_mean(torch.tensor(found), 2 * (same - across) + 2 * (1 - same) / n)
 
 
-def test_floors_that_are_known():
+def test_distances_between_samples_of_one_distribution():
     """W2^2 of two samples of n uniform numbers is 1 / (3 (n + 1)) on average: order statistics are Beta variables. That
     of MMD^2 is as in the test above, without a shift."""
-    rng, n, repeats = np.random.default_rng(9), 30, 600
-    found = floor(w2_squared, lambda n, rng: rng.random((n, 1)), n, repeats, rng)
-    assert abs(found.mean - 1 / (3 * (n + 1))) < BOUND * found.std / repeats**0.5
-    h, same = 0.9, gaussian_kernel_mean(0.9, np.zeros(3))
-    found = floor(lambda x, y: mmd(x, y, h) ** 2, lambda n, rng: rng.normal(size=(n, 3)), n, repeats, rng)
-    assert abs(found.mean - 2 * (1 - same) / n) < BOUND * found.std / repeats**0.5
-    assert found.as_dict() == {"mean": found.mean, "std": found.std}
-
-
-def test_floor_spread_is_that_of_single_values():
-    values = iter([1.0, 2.0, 6.0])
-    found = floor(lambda x, y: next(values), lambda n, rng: rng.random((n, 1)), 4, 3, np.random.default_rng(0))
-    assert found == (3.0, pytest.approx(np.std([1, 2, 6], ddof=1)))
+    rng, n, repeats, h = np.random.default_rng(9), 30, 600, 0.9
+    found = [w2_squared(rng.random((n, 1)), rng.random((n, 1))) for _ in range(repeats)]
+    assert_mean(torch.tensor(found), 1 / (3 * (n + 1)))
+    found = [mmd(rng.normal(size=(n, 3)), rng.normal(size=(n, 3)), h) ** 2 for _ in range(repeats)]
+    assert_mean(torch.tensor(found), 2 * (1 - gaussian_kernel_mean(h, np.zeros(3))) / n)
 
 
 def test_eubo():
@@ -149,5 +141,3 @@ def test_bad_samples_are_told():
         w2_squared(good, np.where(good == 2, np.nan, good))
     with pytest.raises(InputError, match="bandwidth 0"):
         mmd(np.zeros((3, 2)), np.zeros((3, 2)))
-    with pytest.raises(InputError, match="from 1 repeats"):
-        floor(mmd, lambda n, rng: good, 3, 1, np.random.default_rng(0))
