@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,10 @@ def test_seed_and_flags_stand_above_file_and_preset(tmp_path):
     timed = cli.Options(preset="smoke", config=path, minutes=2.5, platform="Reference", samples=4).resolve("aldp")
     assert (timed.train.minutes, timed.train.updates, timed.train.warm_updates) == (2.5, 0, 0)
     assert (timed.backend, timed.platform, timed.samples) == ("openmm", "Reference", 4)
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    """`python -m molsampler`, for those whose PATH does not hold the environment's commands."""
+    command = [sys.executable, "-m", "molsampler", "check", "nosuch"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "nosuch" in done.stderr and "Traceback" not in done.stderr

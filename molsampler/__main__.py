@@ -1,0 +1,8 @@
+"""`python -m molsampler` is the command `molsampler`."""
+
+import sys
+
+from molsampler.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
