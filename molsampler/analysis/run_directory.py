@@ -24,11 +24,7 @@ from molsampler.analysis.estimates import effective_frames, normalised
 from molsampler.analysis.pdb_file import write_pdb
 from molsampler.errors import InputError
 from molsampler.files import atomic_path, quiet_c_library, write_json, write_npz, write_text
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: a run directory is then not guarded against a second process
-    fcntl = None
+from molsampler.lock import FolderLock
 
 PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "weights.png", "rmsd.png", "training.png")
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
@@ -66,7 +62,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -81,8 +77,7 @@ class RunDirectory:
         """
         run = cls(path)
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run._hold()
+            run._lock = FolderLock(run.path)
         except OSError as error:
             raise InputError(
                 f"'{path}' cannot be a run directory ({error.strerror}): choose another with --out."
@@ -106,25 +101,10 @@ class RunDirectory:
                 (run / name).unlink()
         return run
 
-    def _hold(self) -> None:
-        if fcntl is None:
-            return
-        handle = os.open(self / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            # the system frees the lock when the process dies, even by kill -9
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise InputError(
-                f"'{self.path}' is in use by another molsampler process: wait for it, or choose another with --out."
-            ) from None
-        self._lock = handle
-
     def release(self) -> None:
         """Lets another process claim the directory. Safe to call twice."""
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
     # samples ---------------------------------------------------------------------------------------------------------
 

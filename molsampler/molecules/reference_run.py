@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from molsampler.errors import InputError
 from molsampler.files import atomic_path
+from molsampler.lock import FolderLock
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.pivot import PivotBonds
@@ -137,7 +138,8 @@ def make_reference(
     progress : show a bar
 
     A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
-    finished one is read back at once. A state file of other settings is refused with InputError.
+    finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder that
+    another process is at work in.
     """
     _check(settings)
     path = Path(folder) / STATE_FILE
@@ -157,7 +159,7 @@ def make_reference(
         max(1, settings.pivot_interval),
     )
     generator = torch.Generator(device=device).manual_seed(settings.seed)
-    with energy.counter.purpose("md"):
+    with FolderLock(folder), energy.counter.purpose("md"):
         if path.exists():
             state, records = _load(path, settings, generator, energy)
         else:

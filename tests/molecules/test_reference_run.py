@@ -18,6 +18,7 @@ from openmm import app
 from torch import Tensor
 
 from molsampler.errors import InputError
+from molsampler.lock import FolderLock
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.reference_run import (
@@ -147,6 +148,14 @@ def test_a_state_file_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) 
     (tmp_path / STATE_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="cannot be read"):
         run(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no lock on Windows")
+def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """Two would overwrite each other's state file."""
+    with FolderLock(tmp_path), pytest.raises(InputError, match="in use by another"):
+        run(tmp_path)
+    run(tmp_path)
 
 
 @pytest.mark.parametrize(
