@@ -138,8 +138,8 @@ def make_reference(
     progress : show a bar
 
     A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
-    finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder that
-    another process is at work in.
+    finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder
+    that another process is at work in.
     """
     _check(settings)
     path = Path(folder) / STATE_FILE
