@@ -96,18 +96,30 @@ def _check(config: RunConfig) -> None:
 
 
 def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
-    """Train on a system, sample and analyse; the results are in the run directory."""
+    """Train on a system, sample and analyse; the results are in the run directory.
+
+    Args:
+        system: A name in systems/, a folder that holds a system.toml, or the file itself.
+    """
     _run(system, options)
 
 
 def sample(
     run: Annotated[Path, tyro.conf.Positional],
-    n: int = 10_000,
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 10_000,
     sampler: Literal["policy", "smc"] = "policy",
     seed: int | None = None,
     quiet: bool = False,
 ) -> None:
-    """Draw n new samples from a trained run and analyse them, replacing the samples that it holds."""
+    """Draw new samples from a trained run and analyse them, replacing the samples that it holds.
+
+    Args:
+        run: The run directory.
+        n: Number of samples.
+        sampler: Plain importance sampling with the policy, or sequential Monte Carlo with the twist.
+        seed: Of everything random; by default that of the training.
+        quiet: No progress bars.
+    """
     check_samples(n, sampler)
     with _resumed(run, quiet) as job:
         if seed is not None:
@@ -117,7 +129,12 @@ def sample(
 
 
 def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> None:
-    """Draw the pictures and write metrics.json and report.html again from the samples of a run."""
+    """Draw the pictures and write metrics.json and report.html again from the samples of a run.
+
+    Args:
+        run: The run directory.
+        quiet: Print results only.
+    """
     with _resumed(run, quiet) as job:
         _print_verdict(job, jobs.conclude(job))
 
@@ -125,6 +142,8 @@ def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> 
 @contextmanager
 def _resumed(run: Path, quiet: bool) -> Iterator[jobs.Job]:
     """The job of a run directory, which is held for as long."""
+    if not (run / "checkpoint.pt").is_file():
+        raise InputError(f"'{run}' holds no trained run (checkpoint.pt is missing): train first, or name another one")
     directory = RunDirectory.claim(run, resume=True)
     try:
         job = jobs.resume(directory, _printer(quiet))

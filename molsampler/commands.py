@@ -98,15 +98,25 @@ def reference(
     settings: Annotated[ReferenceSettings, tyro.conf.arg(name="")],
     out: Path | None = None,
     device: str = "cpu",
+    quiet: bool = False,
 ) -> None:
-    """Make the reference ensemble of a system by replica exchange; stored in its folder unless --out names another."""
+    """Make the reference ensemble of a system by replica exchange, to compare samples with.
+
+    An interrupted simulation goes on where it stopped when the same command is given again.
+
+    Args:
+        system: A name in systems/, a folder that holds a system.toml, or the file itself.
+        out: Where to store it; by default `reference` in the system's folder, where training and analysis look for it.
+        device: Where the torch energy lives: cpu, cuda.
+        quiet: No progress bar.
+    """
     from molsampler.reference import store_reference
 
     molecule = load_molecule(system)
     folder = out or find_system_folder(system) / "reference"
     energy = make_energy(molecule, device=device)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
-    stored = store_reference(molecule, energy, settings, folder, rescore=double)
+    stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)
     for name, estimate in stored.populations.items():
         print(f"{name:8s} {estimate.value:.5f} +- {np.nan if estimate.stderr is None else estimate.stderr:.5f}")
     print(f"reference: {folder}")

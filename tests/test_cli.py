@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -174,3 +175,26 @@ def test_the_package_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "molsampler", "check", "nosuch"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "nosuch" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["new", "check", "train", "sample", "analyse", "reference"])
+def test_every_option_is_explained(command, capsys):
+    """In words of its own, not by its name and default alone."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    lines = [re.sub("^[|\u2502 ] | *[|\u2502]$", "", line) for line in capsys.readouterr().out.splitlines()]
+    text = "\n".join(
+        line for line in lines if not re.search("-----|\u2500\u2500\u2500|^ ?options$", line.rstrip())
+    )  # without the frames
+    entries = re.split(r"\n(?=-|STR|PATH)", text)[1:]
+    assert len(entries) >= 3
+    for entry in entries:
+        words = re.sub(r"\((default: .*?|required)\)|-[-\w]+(, )?|\{.*?\}|\b[A-Z]+\b|[|\[\]]|\.\.\.", " ", entry)
+        assert len(words.split()) >= 2, entry
+
+
+def test_a_run_that_is_not_there_leaves_nothing_behind(tmp_path, capsys):
+    for words in (["sample", "nowhere", "-n", "10"], ["analyse", "nowhere"]):
+        refused(capsys, cli.main([words[0], str(tmp_path / words[1]), *words[2:]]), "nowhere", "train first")
+    assert not (tmp_path / "nowhere").exists()

@@ -33,39 +33,38 @@ _QUENCH_STEPS = 100  # a structure file may clash; it need not be at a minimum t
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """How long and how wide the simulation is.
-
-    temperatures : slots in a ladder, from the molecule's temperature up to `hottest` (K), geometric; 0 for the fewest
-        whose neighbours are expected to exchange in at least 40 % of attempts, which is then 40 to 50 %
-    ladders : independent ladders
-    timestep (ps), friction (1/ps), exchange_interval (steps in a round) : of the dynamics
-    pivot_interval : steps of dynamics between pivot moves about soft bonds; 0 for none
-    hydrogen_mass : dalton, of every hydrogen, taken from the atom that it is bonded to; 0 leaves the masses as they
-        are. Averages over positions do not depend on masses, and with 3 dalton a time step of 0.002 ps is as accurate
-        as 0.001 ps without
-    burn_in_ps, production_ps : of every replica
-    frames : number of frames of the coldest replicas to return
-    frame_interval : rounds between the frames that those are chosen from
-    save_interval : rounds between writes of the state file
-    keep_state : leave the state file (tens of megabytes) when done, so that a longer run can go on from it
-    seed : of all random numbers
-    """
+    """How long and how wide the simulation is."""
 
     temperatures: int = 0
+    """Slots in a ladder, in geometric order; 0 for the fewest that should exchange in 40 % of attempts."""
     hottest: float = 1000.0
+    """Temperature of the hottest slot in K."""
     ladders: int = 32
+    """Independent ladders."""
     timestep: float = 0.001
+    """Of the dynamics, in ps."""
     friction: float = 1.0
+    """Of the dynamics, in 1/ps."""
     exchange_interval: int = 100
+    """Steps of dynamics in a round, between attempts to exchange."""
     pivot_interval: int = 10
+    """Steps of dynamics between pivot moves about soft bonds; 0 for none."""
     hydrogen_mass: float = 0.0
+    """Of every hydrogen, in dalton, taken from the atom that it is bonded to (3 allows 0.002 ps); 0 changes nothing."""
     burn_in_ps: float = 100.0
+    """Of every replica, in ps, left out."""
     production_ps: float = 400.0
+    """Of every replica, in ps."""
     frames: int = 10_000
+    """Number of frames of the coldest replicas to store."""
     frame_interval: int = 10
+    """Rounds between the frames that those are chosen from."""
     save_interval: int = 500
+    """Rounds between writes of the state file, from which an interrupted simulation goes on."""
     keep_state: bool = False
+    """Leave the state file (tens of megabytes) when done, so that a longer simulation can go on from it."""
     seed: int = 0
+    """Of everything random."""
 
     @property
     def burn_in_rounds(self) -> int:
