@@ -16,7 +16,7 @@ from molsampler.training.config import BehaviourConfig, OptimiserConfig, TrainCo
 def _smoke() -> RunConfig:
     return RunConfig(
         samples=512,
-        setup=SetupConfig(chains=64, burn_in=0.2, length=0.4, interval=0.01, ring_burn_in=0.5),
+        setup=SetupConfig(chains=64, burn_in=0.2, length=0.4, interval=0.01),
         train=TrainConfig(
             warm_updates=60,
             updates=40,

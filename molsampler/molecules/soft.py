@@ -81,12 +81,6 @@ def ring_bonds(molecule: Molecule) -> set[tuple[int, int]]:
     return rings
 
 
-def flexible_ring_bonds(molecule: Molecule) -> set[tuple[int, int]]:
-    """The ring bonds with a tetrahedral end; an aromatic ring has none, and has one conformer."""
-    neighbours = neighbour_lists(molecule)
-    return {bond for bond in ring_bonds(molecule) if any(len(neighbours[k]) >= 4 for k in bond)}
-
-
 def torsion_barriers(molecule: Molecule, axes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
     """Highest minus lowest torsion energy in kJ/mol as one side of each axis turns rigidly from the input structure.
 

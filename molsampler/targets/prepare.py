@@ -12,7 +12,6 @@ from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
 from molsampler.molecules.langevin import Langevin
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.soft import flexible_ring_bonds
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.mala import ChainState
 from molsampler.targets.molecule import MoleculeTarget
@@ -26,7 +25,6 @@ class SetupConfig:
 
     chains : conformations at once; burn_in, length : ps before frames are kept, and while; interval : ps between frames
     timestep : ps; friction : 1/ps
-    ring_temperature, ring_burn_in : K and ps of dynamics before all that, where the molecule has a flexible ring
     """
 
     chains: int = 128
@@ -35,8 +33,6 @@ class SetupConfig:
     interval: float = 0.04
     timestep: float = 0.001
     friction: float = 5.0
-    ring_temperature: float = 1000.0
-    ring_burn_in: float = 4.0
 
 
 def prepare_molecule(
@@ -57,7 +53,7 @@ def prepare_molecule(
     of its particles computed again. (The integral of R is the same on both charts.)
     """
     chart = Chart(molecule, device=device)
-    chart.fit(_short_md(molecule, energy, setup, generator, chart))
+    chart.fit(_short_md(molecule, energy, setup, generator, device))
     say(f"short MD: standardised {chart.n_stiff} stiff coordinates (condition number {chart.condition_number:.0f})")
     target = MoleculeTarget(molecule, chart, energy, compile)
     with energy.counter.purpose("prefill"):
@@ -82,25 +78,15 @@ def _on_chart(target: MoleculeTarget, positions: torch.Tensor) -> tuple[ChainSta
 
 
 def _short_md(
-    molecule: Molecule, energy: Energy, setup: SetupConfig, generator: torch.Generator, chart: Chart
+    molecule: Molecule, energy: Energy, setup: SetupConfig, generator: torch.Generator, device: str
 ) -> torch.Tensor:
-    """Frames (M, N, 3) nm on the support of an MD run from the input structure.
-
-    Torsions in rings are stiff coordinates: the prior, a Gaussian about these frames, is where annealing looks for
-    conformers of a ring, and hot dynamics first bring the chains into several of them.
-    """
-    start = torch.tensor(molecule.positions, dtype=torch.float32, device=chart.device)
-    stages = [(molecule.temperature, setup.burn_in)]
-    if setup.ring_burn_in and flexible_ring_bonds(molecule):
-        stages.insert(0, (setup.ring_temperature, setup.ring_burn_in))
+    """Frames (M, N, 3) nm of an MD run from the input structure."""
+    dynamics = Langevin(energy, molecule.masses, molecule.temperature, setup.timestep, setup.friction)
+    start = torch.tensor(molecule.positions, dtype=torch.float32, device=device)
     frames: list[torch.Tensor] = []
     with energy.counter.purpose("md"):
-        state = None
-        for temperature, length in stages:
-            dynamics = Langevin(energy, molecule.masses, temperature, setup.timestep, setup.friction)
-            if state is None:
-                state = dynamics.start(start.expand(setup.chains, -1, -1).contiguous(), generator)
-            state = dynamics.step(state, round(length / setup.timestep), generator)
+        state = dynamics.start(start.expand(setup.chains, -1, -1).contiguous(), generator)
+        state = dynamics.step(state, round(setup.burn_in / setup.timestep), generator)
         state = dynamics.step(
             state,
             round(setup.length / setup.timestep),
@@ -113,5 +99,4 @@ def _short_md(
             f"every conformation of the short MD run of '{molecule.name}' reached a non-finite energy: the input "
             "structure may have clashes; minimise it first, or use a smaller time step"
         )
-    positions = torch.cat(frames)
-    return positions[chart.stereo.matches(positions.double())]
+    return torch.cat(frames)

@@ -11,7 +11,7 @@ import torch
 
 from molsampler.errors import InputError
 from molsampler.molecules.internal import InternalCoordinates
-from molsampler.molecules.soft import flexible_ring_bonds, ring_bonds, soft_torsions, torsion_barriers
+from molsampler.molecules.soft import ring_bonds, soft_torsions, torsion_barriers
 from molsampler.molecules.zmatrix import build_zmatrix
 from tests.molecules import chart_cases as cases
 
@@ -172,12 +172,10 @@ def test_ring_bonds_are_found_and_never_soft():
     zmatrix = build_zmatrix(toluene)
     soft = soft_torsions(toluene, zmatrix)
     assert soft.sum() == 1  # the methyl group
-    assert flexible_ring_bonds(toluene) == set()
     proline = cases.with_proline()
     names = [a.name for a in proline.topology.atoms()]
     pairs = {frozenset((names[i], names[j])) for i, j in ring_bonds(proline)}
     assert pairs == {frozenset(p) for p in [("N", "CA"), ("CA", "CB"), ("CB", "CG"), ("CG", "CD"), ("CD", "N")]}
-    assert flexible_ring_bonds(proline) == ring_bonds(proline)
     zmatrix = build_zmatrix(proline)
     turning = {tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms[soft_torsions(proline, zmatrix)].tolist()}
     assert turning and not turning & ring_bonds(proline)
