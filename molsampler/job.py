@@ -21,6 +21,7 @@ from molsampler.diffusion.trajectories import score_states
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
+from molsampler.molecules.facts import oddities
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.openmm_energy import OpenMMEnergy
 from molsampler.molecules.quench import quench
@@ -78,6 +79,8 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
     molecule, energy, config = _foundations(config)
     generator = torch.Generator(config.device).manual_seed(config.train.seed)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
+    for oddity in oddities(molecule):
+        say(f"warning: {oddity}")
     target, prefill = prepare_molecule(
         molecule,
         energy,

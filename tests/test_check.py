@@ -189,6 +189,11 @@ def test_stereocentres_need_four_different_neighbours(tmp_path):
     assert facts.residues(mol) == "ACE THR ARG NME"
 
 
+def test_a_ring_with_other_conformers_is_told():
+    (oddity,) = facts.oddities(load_molecule("cyclo_ala_gly"))
+    assert "the ring of 12 atoms with ALA1-N ALA1-CA ALA1-C may have other conformers" in oddity
+
+
 def test_charge_in_vacuum_is_told():
     mol = molecule("aldp")
     system = openmm.XmlSerializer.clone(mol.system)

@@ -9,6 +9,7 @@ from openmm import app, unit
 
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.soft import flexible_rings
 from molsampler.molecules.stereo import amide_quadruples, cosine_signs
 from molsampler.molecules.zmatrix import neighbour_lists
 
@@ -127,10 +128,16 @@ def amides(molecule: Molecule) -> list[tuple[str, str]]:
 
 
 def oddities(molecule: Molecule) -> list[str]:
-    """What a user may not have meant: D amino acids, cis amides, charges in vacuum."""
+    """What a user may not have meant or expect: D amino acids, cis amides, charges in vacuum, ring conformers."""
     found = [f"{c}: a D amino acid; it is kept as it is" for c in stereocentres(molecule) if c.endswith("(D)")]
     found += [f"the amide {label} is cis; it is kept as it is" for label, side in amides(molecule) if side == "cis"]
     charge = net_charge(molecule)
     if charge is not None and abs(charge) > 0.5 and solvent(molecule) == "vacuum":
         found.append(f"a charge of {charge:+.0f} e in vacuum: charged groups collapse onto each other")
+    for ring in flexible_rings(molecule):
+        atoms = " ".join(molecule.atom_labels[k] for k in ring[:3])
+        found.append(
+            f"the ring of {len(ring)} atoms with {atoms} may have other conformers: only those near that of the input "
+            "structure are sampled"
+        )
     return found

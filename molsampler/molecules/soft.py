@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
+import networkx
 import numpy as np
 import openmm
 import torch
@@ -79,6 +80,17 @@ def ring_bonds(molecule: Molecule) -> set[tuple[int, int]]:
         if j in seen:
             rings.add((i, j))
     return rings
+
+
+def flexible_rings(molecule: Molecule) -> list[list[int]]:
+    """Rings of six or more atoms, tetrahedral ones among them: they may have several conformers with barriers between.
+
+    Five-membered rings turn over within picoseconds, and annealing finds both puckers of proline; aromatic rings have
+    no tetrahedral atom.
+    """
+    neighbours = neighbour_lists(molecule)
+    rings = networkx.minimum_cycle_basis(networkx.Graph(molecule.bonds))
+    return sorted(sorted(r) for r in rings if len(r) >= 6 and any(len(neighbours[k]) >= 4 for k in r))
 
 
 def torsion_barriers(molecule: Molecule, axes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:

@@ -11,7 +11,8 @@ import torch
 
 from molsampler.errors import InputError
 from molsampler.molecules.internal import InternalCoordinates
-from molsampler.molecules.soft import ring_bonds, soft_torsions, torsion_barriers
+from molsampler.molecules.soft import flexible_rings, ring_bonds, soft_torsions, torsion_barriers
+from molsampler.molecules.system import load_molecule
 from molsampler.molecules.zmatrix import build_zmatrix
 from tests.molecules import chart_cases as cases
 
@@ -162,6 +163,13 @@ def test_an_axis_that_cannot_be_soft_is_refused(axis, words):
     molecule = cases.alanine_dipeptide()
     with pytest.raises(InputError, match=words):
         soft_torsions(molecule, build_zmatrix(molecule), soft=[axis])
+
+
+def test_flexible_rings_are_those_of_six_atoms_or_more_with_a_tetrahedral_one():
+    assert flexible_rings(cases.toluene()) == flexible_rings(cases.with_proline()) == []
+    lengths = {name: [len(ring) for ring in flexible_rings(load_molecule(name))] for name in ("phe", "cyclo_ala_gly")}
+    assert lengths == {"phe": [], "cyclo_ala_gly": [12]}
+    assert [len(ring) for ring in flexible_rings(load_molecule("cyclo_phe_pro"))] == [6]  # not the pyrrolidine
 
 
 def test_ring_bonds_are_found_and_never_soft():
