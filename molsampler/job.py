@@ -21,7 +21,7 @@ from molsampler.diffusion.trajectories import score_states
 from molsampler.molecules.backend import make_energy
 from molsampler.molecules.chart import Chart
 from molsampler.molecules.energy import Energy
-from molsampler.molecules.facts import oddities
+from molsampler.molecules.facts import oddities, ring_cautions
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.openmm_energy import OpenMMEnergy
 from molsampler.molecules.quench import quench
@@ -253,6 +253,7 @@ def conclude(job: Job) -> dict:
         ],
         method=METHOD,
         command=f"python {' '.join(sys.argv)}",
+        cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
     )
     counts = job.energy.counter
     figures: dict = {"log_z_learnt": float(trainer.learner.log_z.detach()), "training_seconds": trainer.seconds}

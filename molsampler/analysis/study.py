@@ -29,6 +29,7 @@ class Subject:
     reference_log_weights : (k,), log-weights of trajectories noised from reference frames, for the EUBO; +inf where the
         policy gives one no density. reference_frames : (k,) int, the frame of the stored reference that each began from
     details : (name, text) rows on the molecule for the report;  method : a paragraph;  command : what repeats the run
+    cautions : sentences on what the samples cannot hold, for the verdict
     """
 
     name: str
@@ -41,6 +42,7 @@ class Subject:
     details: Sequence[tuple[str, str]] = ()
     method: str = ""
     command: str = ""
+    cautions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ METHOD = (
     " distribution, however imperfect the policy; the effective sample size says how many independent samples the"
     " weights leave."
 )
+MISSING = 0.05  # of the reference's population: a basin above it that no sample is in spoils every average
 HEADLINES = {
     "good": "This run can be trusted.",
     "care": "Use this run with care.",
@@ -80,6 +81,8 @@ def judge(study: Study, residues: list[tuple[str, list[BasinRow]]], metrics: dic
     if metrics["fraction_inverted"]["value"]:
         share = percent(metrics["fraction_inverted"]["value"])
         judge.say(f"{share} of all weight is on mirror images of a stereocentre, which should have none.", "poor")
+    for caution in study.subject.cautions:
+        judge.say(caution, "care")
     if study.reference is None:
         judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
         return judge.verdict()
@@ -132,7 +135,9 @@ def _judge_populations(judge: _Judge, where: str, rows: list[BasinRow]) -> None:
     missing = [greek(row.name) for row in rows if row.found == 0 and row.reference]
     off = [row for row in rows if row.deviation is not None and abs(row.deviation) > 3 and row.found]
     if missing:
-        judge.say(f"The samples miss {_list(missing)}{where}, which the reference has.", "care")
+        share = max(row.reference for row in rows if row.found == 0 and row.reference)
+        level = "poor" if share > MISSING else "care"
+        judge.say(f"The samples miss {_list(missing)}{where}, which the reference has.", level)
     if off:
         named = [f"{greek(row.name)} ({percent(row.value)} for {percent(row.reference)})" for row in off]
         judge.say(f"More than three standard errors from the reference{where}: {_list(named)}.", "care")

@@ -134,10 +134,16 @@ def oddities(molecule: Molecule) -> list[str]:
     charge = net_charge(molecule)
     if charge is not None and abs(charge) > 0.5 and solvent(molecule) == "vacuum":
         found.append(f"a charge of {charge:+.0f} e in vacuum: charged groups collapse onto each other")
+    return found + ring_cautions(molecule)
+
+
+def ring_cautions(molecule: Molecule) -> list[str]:
+    """One sentence for each ring whose other conformers would be missed."""
+    cautions = []
     for ring in flexible_rings(molecule):
         atoms = " ".join(molecule.atom_labels[k] for k in ring[:3])
-        found.append(
+        cautions.append(
             f"the ring of {len(ring)} atoms with {atoms} may have other conformers: only those near that of the input "
             "structure are sampled"
         )
-    return found
+    return cautions

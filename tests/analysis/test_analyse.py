@@ -194,6 +194,24 @@ def test_wrong_populations_and_missing_states_are_said(run, subject, reference, 
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_large_basin_that_is_missing_spoils_the_run(run, subject, reference, peptide, mixture) -> None:
+    angles, _ = mixture(np.random.default_rng(2), 1000, [1.0, 0.0, 0.0, 0.0])
+    zeros = np.zeros(1000)
+    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+    analyse(run, subject, reference)
+    assert 'class="verdict poor"' in (run / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_the_samples_cannot_hold_is_in_the_verdict(run, subject, reference) -> None:
+    analyse(run, subject, reference)
+    assert "The ring may have other conformers." not in (run / "report.html").read_text()
+    analyse(run, replace(subject, cautions=["The ring may have other conformers."]), reference)
+    page = (run / "report.html").read_text()
+    assert "The ring may have other conformers." in page and 'class="verdict care"' in page
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_without_reference(run, subject) -> None:
     metrics = analyse(run, subject)
     assert "ramachandran_jsd" not in metrics and "population_ALA2_C7eq" in metrics
