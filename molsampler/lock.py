@@ -17,15 +17,20 @@ except ImportError:  # not on Windows: a folder is then not guarded against a se
 class FolderLock:
     """Holds `folder`, which is made if need be, until `release` or the end of the process; a context manager too.
 
-    Raises InputError where another process holds it, and OSError where it cannot be written.
+    Raises InputError where another process holds it or where it cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self._handle: int | None = None
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return
-        handle = os.open(Path(folder) / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                return
+            handle = os.open(Path(folder) / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"'{folder}' cannot be written to ({error.strerror}): choose another with --out."
+            ) from error
         try:
             # the system frees the lock when the process dies, even by kill -9
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -198,3 +198,9 @@ def test_a_run_that_is_not_there_leaves_nothing_behind(tmp_path, capsys):
     for words in (["sample", "nowhere", "-n", "10"], ["analyse", "nowhere"]):
         refused(capsys, cli.main([words[0], str(tmp_path / words[1]), *words[2:]]), "nowhere", "train first")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_reference_needs_a_folder_that_can_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "reference")
+    refused(capsys, cli.main(["reference", "gly", "--out", place, "--quiet"]), place, "--out")

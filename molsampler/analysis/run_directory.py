@@ -75,12 +75,7 @@ class RunDirectory:
         written.
         """
         run = cls(path)
-        try:
-            run._lock = FolderLock(run.path)
-        except OSError as error:
-            raise InputError(
-                f"'{path}' cannot be a run directory ({error.strerror}): choose another with --out."
-            ) from error
+        run._lock = FolderLock(run.path)
         found = [name for name in cls.files if (run / name).exists()]
         try:
             if resume and not (run / "checkpoint.pt").is_file():

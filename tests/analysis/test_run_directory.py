@@ -169,9 +169,9 @@ def test_a_directory_that_holds_a_run_is_refused_unless_told(tmp_path) -> None:
 
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be a run directory"):
+    with pytest.raises(InputError, match="cannot be written to"):
         RunDirectory.claim(tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be a run directory"):
+    with pytest.raises(InputError, match="cannot be written to"):
         RunDirectory.claim(tmp_path / "file" / "below")
 
 
