@@ -14,6 +14,7 @@ import csv
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +86,7 @@ def row(name: str, run: Path) -> str:
     molecule = load_molecule(name)
     chart = Chart(molecule)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    train = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["train"]
     with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     warm = [r for r in rows if r["phase"] == "denoising"]
@@ -98,7 +100,7 @@ def row(name: str, run: Path) -> str:
         chart.n_soft,
         _ms(first[1], first[0]),
         _ms(last[1] - first[1], last[0] - first[0]),
-        f"{first[0]:,} + {last[0] - first[0]:,}",
+        f"{train['warm_updates']:,} + {train['updates']:,}",
         f"{100 * metrics['ess']['value']:.2g} +- {100 * metrics['ess']['stderr']:.1g} %",
         f"{log_z - np.median(np.load(run / 'weights.npz')['log_weights']):.2f}",
         f"{metrics['eubo']['value'] - log_z:.2f}" if "eubo" in metrics else "",
