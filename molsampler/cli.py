@@ -142,8 +142,6 @@ def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> 
 @contextmanager
 def _resumed(run: Path, quiet: bool) -> Iterator[jobs.Job]:
     """The job of a run directory, which is held for as long."""
-    if not (run / "checkpoint.pt").is_file():
-        raise InputError(f"'{run}' holds no trained run (checkpoint.pt is missing): train first, or name another one")
     directory = RunDirectory.claim(run, resume=True)
     try:
         job = jobs.resume(directory, _printer(quiet))

@@ -135,6 +135,7 @@ def test_a_run_that_is_not_there_is_refused_and_leaves_nothing_behind(tmp_path, 
     refused(capsys, cli.main(["sample", str(never), "-n", "10"]), "never", "train first")
     refused(capsys, cli.main(["analyse", str(never)]), "never", "train first")
     refused(capsys, cli.main(["sample", str(never), "--n", "0"]), "0")
+    refused(capsys, cli.run_aldp(["--out", str(never), "--resume"]), "never", "train first")
     assert not never.exists()
 
 

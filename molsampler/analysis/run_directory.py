@@ -75,21 +75,18 @@ class RunDirectory:
         written.
         """
         run = cls(path)
+        if resume and not (run / "checkpoint.pt").is_file():  # before the lock, which makes the folder
+            raise InputError(
+                f"'{path}' has no checkpoint.pt to go on from: train first, without --resume, or name another run."
+            )
         run._lock = FolderLock(run.path)
         found = [name for name in cls.files if (run / name).exists()]
-        try:
-            if resume and not (run / "checkpoint.pt").is_file():
-                raise InputError(
-                    f"'{path}' has no checkpoint.pt to go on from: leave out --resume, or name another run."
-                )
-            if found and not (overwrite or resume):
-                raise InputError(
-                    f"'{path}' already holds a run ({found[0]} is there): choose another directory with --out, go on "
-                    "with --resume, or replace the run with --overwrite."
-                )
-        except InputError:
+        if found and not (overwrite or resume):
             run.release()
-            raise
+            raise InputError(
+                f"'{path}' already holds a run ({found[0]} is there): choose another directory with --out, go on "
+                "with --resume, or replace the run with --overwrite."
+            )
         if overwrite and not resume:
             for name in found:
                 (run / name).unlink()

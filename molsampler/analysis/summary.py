@@ -132,12 +132,12 @@ def _judge_weights(judge: _Judge, study: Study, metrics: dict[str, Any], ess: Es
 
 
 def _judge_populations(judge: _Judge, where: str, rows: list[BasinRow]) -> None:
-    missing = [greek(row.name) for row in rows if row.found == 0 and row.reference]
+    missing = [row for row in rows if row.found == 0 and row.reference]
     off = [row for row in rows if row.deviation is not None and abs(row.deviation) > 3 and row.found]
     if missing:
-        share = max(row.reference for row in rows if row.found == 0 and row.reference)
-        level = "poor" if share > MISSING else "care"
-        judge.say(f"The samples miss {_list(missing)}{where}, which the reference has.", level)
+        level = "poor" if max(row.reference for row in missing) > MISSING else "care"
+        named = _list([greek(row.name) for row in missing])
+        judge.say(f"The samples miss {named}{where}, which the reference has.", level)
     if off:
         named = [f"{greek(row.name)} ({percent(row.value)} for {percent(row.reference)})" for row in off]
         judge.say(f"More than three standard errors from the reference{where}: {_list(named)}.", "care")
