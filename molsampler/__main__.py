@@ -2,7 +2,7 @@
 
 import sys
 
-from molsampler.cli import main
+from molsampler.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from molsampler import job as jobs
-from molsampler.analysis.run_directory import RunDirectory, Samples
-from molsampler.errors import InputError
-from molsampler.job import Job, RunConfig
+from molsampler.basis.errors import InputError
+from molsampler.molecules.loading.load import Say, load_molecule
+from molsampler.molecules.loading.new_system import Request, make_system
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.system import Say, load_molecule
-from molsampler.new_system import Request, make_system
-from molsampler.presets import preset
-from molsampler.sampling import check_samples
-from molsampler.understanding import Understanding
-from molsampler.understanding import understand as check
+from molsampler.preparation.check import Understanding
+from molsampler.preparation.check import understand as check
+from molsampler.runs import molecule as jobs
+from molsampler.runs.molecule import Job, RunConfig
+from molsampler.runs.presets import preset
+from molsampler.runs.sampling import check_samples
+from molsampler.store.run_directory import RunDirectory, Samples
 
 __all__ = [
     "InputError",

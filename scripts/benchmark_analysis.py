@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.reference import load_reference
-from molsampler.analysis.run_directory import RunDirectory
-from molsampler.molecules.chart import Chart
-from molsampler.molecules.system import find_system_folder, load_molecule
+from molsampler.analysis.reference_ensemble import load_reference
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.store.run_directory import RunDirectory
 
 
 def measure(n: int) -> tuple[float, float, float]:

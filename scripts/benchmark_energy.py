@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 import torch
 import tyro
 
-from molsampler.errors import InputError
-from molsampler.molecules.backend import check_device
-from molsampler.molecules.energy import Energy
+from molsampler.basis.errors import InputError
+from molsampler.molecules.energy.choice import check_device
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_platforms
+from molsampler.molecules.energy.openmm_pool import usable_cores
+from molsampler.molecules.energy.torch_energy import TorchEnergy
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.openmm_energy import OpenMMEnergy, available_platforms
-from molsampler.molecules.openmm_pool import usable_cores
-from molsampler.molecules.system import load_molecule
-from molsampler.molecules.torch_energy import TorchEnergy
 
 BASELINE = "openmm-cpu"
 

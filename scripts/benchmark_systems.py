@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from molsampler.errors import InputError
-from molsampler.molecules.chart import Chart
-from molsampler.molecules.system import load_molecule
+from molsampler.basis.errors import InputError
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.loading.load import load_molecule
 
 COLUMNS = (
     "system",

@@ -5,7 +5,7 @@ The same as `molsampler reference`, whose options it takes.
 
 import sys
 
-from molsampler.cli import main
+from molsampler.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["reference", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from molsampler.cli import run_aldp
+from molsampler.cli.main import run_aldp
 
 if __name__ == "__main__":
     sys.exit(run_aldp())

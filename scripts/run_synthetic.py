@@ -2,7 +2,7 @@
 
 import sys
 
-from molsampler.synthetic_cli import main
+from molsampler.cli.synthetic import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,10 +14,10 @@ import torch
 
 import molsampler
 from molsampler import api
-from molsampler.config_file import read_toml
-from molsampler.job import RunConfig
+from molsampler.runs.molecule import RunConfig
+from molsampler.store.config_file import read_toml
 from tests.molecules.structures import dipeptide_atoms, written
-from tests.test_job import CONFIG
+from tests.runs.test_molecule import CONFIG
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "PYTHON_API.md"
 

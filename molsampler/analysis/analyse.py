@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from molsampler.analysis import steps
-from molsampler.analysis.reference import Reference
-from molsampler.analysis.report import write_report
-from molsampler.analysis.run_directory import RunDirectory, Samples
+from molsampler.analysis.reference_ensemble import Reference
+from molsampler.analysis.report.page import write_report
+from molsampler.analysis.report.summary import build_report
 from molsampler.analysis.study import Study, Subject
-from molsampler.analysis.summary import build_report
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.store.run_directory import RunDirectory, Samples
 
 __all__ = ["Subject", "analyse"]
 

@@ -8,21 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from molsampler.analysis import estimates, figures
-from molsampler.analysis.basins import counted_basins, weighted_basins
-from molsampler.analysis.distances import distances, distant_pairs
-from molsampler.analysis.energies import quantiles
-from molsampler.analysis.estimates import Estimate
-from molsampler.analysis.measures import Distances, Histograms, Lines, TorusTransport
-from molsampler.analysis.pareto import k_threshold, pareto_k
-from molsampler.analysis.ramachandran import find_basins
-from molsampler.analysis.ramachandran_figure import Map, draw_ramachandran
-from molsampler.analysis.report import greek
-from molsampler.analysis.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
-from molsampler.analysis.stereochemistry import amides, cis, inverted, stereocentres
+from molsampler.analysis.observables.basins import counted_basins, weighted_basins
+from molsampler.analysis.observables.distances import distances, distant_pairs
+from molsampler.analysis.observables.energies import quantiles
+from molsampler.analysis.observables.ramachandran import find_basins
+from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
+from molsampler.analysis.observables.stereochemistry import amides, cis, inverted, stereocentres
+from molsampler.analysis.observables.torsions import (
+    BackbonePair,
+    backbone_pairs,
+    phi_psi,
+    torsion_angles,
+    torsion_names,
+)
+from molsampler.analysis.pictures import figures
+from molsampler.analysis.pictures.ramachandran import Map, draw_ramachandran
+from molsampler.analysis.pictures.training import draw_training
+from molsampler.analysis.report.page import greek
+from molsampler.analysis.statistics import estimates
+from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
+from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
 from molsampler.analysis.study import ResidueFindings, Study, slug
-from molsampler.analysis.torsions import BackbonePair, backbone_pairs, phi_psi, torsion_angles, torsion_names
-from molsampler.analysis.training_figure import draw_training
 
 TORSION_BINS = 100
 MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code

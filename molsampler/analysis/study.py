@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from molsampler.analysis import estimates
-from molsampler.analysis.basins import ResidueBasins
-from molsampler.analysis.bootstrap import Draw, Measure, Weighting, compare, floor_draws, independent_blocks, resampled
-from molsampler.analysis.figures import Ensemble
-from molsampler.analysis.reference import Reference
-from molsampler.analysis.run_directory import RunDirectory, Samples
-from molsampler.analysis.torsions import BackbonePair
+from molsampler.analysis.observables.basins import ResidueBasins
+from molsampler.analysis.observables.torsions import BackbonePair
+from molsampler.analysis.pictures.figures import Ensemble
+from molsampler.analysis.reference_ensemble import Reference
+from molsampler.analysis.statistics import estimates
+from molsampler.analysis.statistics.bootstrap import (
+    Draw,
+    Measure,
+    Weighting,
+    compare,
+    floor_draws,
+    independent_blocks,
+    resampled,
+)
+from molsampler.store.run_directory import RunDirectory, Samples
 
 SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
 

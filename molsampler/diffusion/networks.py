@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from molsampler.basis.space import Space
 from molsampler.diffusion.process import Steps, rows
-from molsampler.diffusion.space import Space
 
 FREQUENCY_RANGE = 5.0
 """Line coordinates, standardised, are taken to lie within this of 0: the lowest frequency has half a period there."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from molsampler.basis.space import MAX_CIRCLE_STD
 from molsampler.diffusion.networks import Features, StepMLP
 from molsampler.diffusion.process import NoisingProcess, Steps, rows
-from molsampler.diffusion.space import MAX_CIRCLE_STD
 
 CIRCLE_SOFTENING = 0.3
 """Radians: f_n on the circle is of order 1 / sqrt(sigma_n^2 + CIRCLE_SOFTENING^2), the width of a torsion's basin."""

@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from molsampler.diffusion.space import LOG_2PI, MAX_CIRCLE_STD, Space
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.basis.space import LOG_2PI, MAX_CIRCLE_STD, Space
 
 Steps = int | Tensor
 """One step for all of x (B, D), or a LongTensor (S,) of steps, one for each slice of x (S, B, D)."""

@@ -7,11 +7,11 @@ import openmm
 import torch
 from openmm import app, unit
 
-from molsampler.molecules.chart import Chart
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.soft import flexible_rings
+from molsampler.molecules.coordinates.stereo import amide_quadruples, cosine_signs
+from molsampler.molecules.coordinates.zmatrix import neighbour_lists
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.soft import flexible_rings
-from molsampler.molecules.stereo import amide_quadruples, cosine_signs
-from molsampler.molecules.zmatrix import neighbour_lists
 
 _BACKBONE = {("N", "CA"): "phi", ("CA", "C"): "psi", ("C", "N"): "omega"}
 _SIDE_CHAIN = "ABGDEZH"  # Greek letters of atom names, outwards

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import Space
-from molsampler.errors import InputError
-from molsampler.smc.kernels import Kernel, KernelName, kernel_named
-from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.mala import ChainState, MalaScale
-from molsampler.smc.resampling import systematic
-
-_BISECTIONS = 60
+from molsampler.basis.bisection import last_where
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.resampling import systematic
+from molsampler.basis.space import Space
+from molsampler.smc.moves.kernels import Kernel, KernelName, kernel_named
+from molsampler.smc.moves.mala import ChainState, MalaScale
 
 
 @dataclass(frozen=True)
@@ -134,14 +133,7 @@ def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:
     alive = LogWeights(log_ratio[log_ratio > -torch.inf])
     if alive.power(largest).ess_fraction >= ess:
         return largest
-    low, high = 0.0, largest
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if alive.power(middle).ess_fraction >= ess:
-            low = middle
-        else:
-            high = middle
-    return low
+    return last_where(lambda step: alive.power(step).ess_fraction >= ess, 0.0, largest)
 
 
 def _move(

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.resampling import systematic
 from molsampler.diffusion.policy import Policy
-from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.resampling import systematic
 
 LogTwist = Callable[[Tensor, int], Tensor]
 """(states (B, D), step n) -> log F_n (B,), finite everywhere, for steps 0 < n < N."""

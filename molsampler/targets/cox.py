@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import LOG_2PI
-from molsampler.errors import InputError
-from molsampler.smc.log_weights import LogWeights
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.space import LOG_2PI
 from molsampler.targets.synthetic_target import SyntheticTarget
 
 VARIANCE = 1.91

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import LOG_2PI
+from molsampler.basis.space import LOG_2PI
 from molsampler.targets.synthetic_target import SyntheticTarget
 
 _STD = 3.0

@@ -9,8 +9,8 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from molsampler.diffusion.space import LOG_2PI
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.basis.space import LOG_2PI
 from molsampler.targets.synthetic_target import SyntheticTarget
 
 _TILT = 0.5

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from molsampler.compilation import CompiledOrEager
-from molsampler.diffusion.space import Space
-from molsampler.molecules.chart import Chart
-from molsampler.molecules.energy import Energy
-from molsampler.molecules.langevin import Langevin
+from molsampler.basis.compilation import CompiledOrEager
+from molsampler.basis.space import Space
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.dynamics.langevin import Langevin
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.torch_energy import SMALL_PIECE, TorchEnergy
 from molsampler.targets.target import Target
 
 MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to follow it

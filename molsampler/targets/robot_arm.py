@@ -9,9 +9,9 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from molsampler.diffusion.space import LOG_2PI, wrap_angle
-from molsampler.errors import InputError
-from molsampler.smc.log_weights import LogWeights
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.space import LOG_2PI, wrap_angle
 from molsampler.targets.synthetic_target import SyntheticTarget, nearest
 
 LOG_Z, LOG_Z_ERROR = -10.6127, 0.0002

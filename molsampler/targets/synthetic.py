@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.targets.cox import CoxProcess
 from molsampler.targets.funnel import Funnel
 from molsampler.targets.gaussian_mixture import FAB_STD, gmm25, gmm40

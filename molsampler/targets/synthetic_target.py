@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import Space
+from molsampler.basis.space import Space
 from molsampler.targets.target import Target
 
 

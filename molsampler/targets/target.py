@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import Space
-from molsampler.evaluations import EvaluationCounter
+from molsampler.basis.counter import EvaluationCounter
+from molsampler.basis.space import Space
 
 
 class Target(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from molsampler.diffusion.trajectories import rollout
 from molsampler.smc.annealed import Prefill
-from molsampler.smc.mala import ChainState, MalaScale, mala
+from molsampler.smc.moves.mala import ChainState, MalaScale, mala
 from molsampler.smc.sampler import SMCInfo, run_smc
 from molsampler.targets.target import Target
 from molsampler.training.buffer import ReplayBuffer

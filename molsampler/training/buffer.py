@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.resampling import multinomial, systematic
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.resampling import multinomial, systematic
 
 Priority = Literal["importance", "uniform", "rank"]
 _RANK_SHARE = 0.01  # Tripp et al. (2020); Sendera et al. (2024) use the same for diffusion samplers

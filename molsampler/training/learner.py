@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from molsampler.compilation import CompiledOrEager
+from molsampler.basis.compilation import CompiledOrEager
+from molsampler.basis.space import Space
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.process import NoisingProcess
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.twist import Twist
 from molsampler.training.config import OptimiserConfig, TrainConfig
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from molsampler.basis.space import log_wrapped_normal
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.process import rows
-from molsampler.diffusion.space import log_wrapped_normal
 from molsampler.diffusion.trajectories import Trajectories
 from molsampler.smc.sampler import LogTwist
 

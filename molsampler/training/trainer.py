@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import Trajectories, differentiable_rollout, rollout, score_states
-from molsampler.errors import InputError
 from molsampler.smc.annealed import Prefill
-from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.mala import MalaScale
+from molsampler.smc.moves.mala import MalaScale
 from molsampler.smc.sampler import LogTwist
 from molsampler.targets.target import Target
 from molsampler.training.behaviours import Behaviours, SMCReport, Surrogate

@@ -13,10 +13,10 @@ from openmm import unit
 from openmmtools import testsystems
 
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.reference import Reference, load_reference
-from molsampler.analysis.run_directory import RunDirectory
-from molsampler.analysis.torsions import BackbonePair, backbone_pairs, phi_psi
-from molsampler.molecules.system import find_system_folder
+from molsampler.analysis.observables.torsions import BackbonePair, backbone_pairs, phi_psi
+from molsampler.analysis.reference_ensemble import Reference, load_reference
+from molsampler.molecules.loading.load import find_system_folder
+from molsampler.store.run_directory import RunDirectory
 
 
 def rotate_torsion(positions: np.ndarray, topology: md.Topology, quadruple: tuple, target: np.ndarray) -> np.ndarray:

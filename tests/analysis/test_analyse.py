@@ -14,19 +14,19 @@ import pytest
 
 from molsampler.analysis import steps
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.compared_table import above_floor, compared_rows
-from molsampler.analysis.estimates import Estimate
-from molsampler.analysis.figures import Ensemble
-from molsampler.analysis.metric_names import find
-from molsampler.analysis.ramachandran import GAS_CONSTANT
-from molsampler.analysis.ramachandran_figure import Map, difference, draw_ramachandran
-from molsampler.analysis.reference import save_reference
-from molsampler.analysis.report import number, percent, sigmas
-from molsampler.analysis.run_directory import PICTURES, RunDirectory
+from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
+from molsampler.analysis.pictures.figures import Ensemble
+from molsampler.analysis.pictures.ramachandran import Map, difference, draw_ramachandran
+from molsampler.analysis.pictures.training import draw_training
+from molsampler.analysis.reference_ensemble import save_reference
+from molsampler.analysis.report.compared_table import above_floor, compared_rows
+from molsampler.analysis.report.metric_names import find
+from molsampler.analysis.report.page import number, percent, sigmas
+from molsampler.analysis.report.summary import deviation
+from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import slug
-from molsampler.analysis.summary import deviation
-from molsampler.analysis.training_figure import draw_training
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.store.run_directory import PICTURES, RunDirectory
 
 TRUTH = np.array([0.5, 0.3, 0.17, 0.03])
 PROPOSAL = np.array([0.4, 0.3, 0.2, 0.1])

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from molsampler.analysis.basins import indicators
-from molsampler.analysis.reference import Reference, load_reference
-from molsampler.analysis.stereochemistry import cis, inverted
-from molsampler.analysis.torsions import backbone_pairs, phi_psi
-from molsampler.molecules.system import find_system_folder, load_molecule
+from molsampler.analysis.observables.basins import indicators
+from molsampler.analysis.observables.stereochemistry import cis, inverted
+from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
+from molsampler.analysis.reference_ensemble import Reference, load_reference
+from molsampler.molecules.loading.load import find_system_folder, load_molecule
 
 
 @pytest.fixture(scope="module")

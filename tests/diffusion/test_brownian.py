@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.space import Space
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.diffusion.twist import Twist, TwistConfig
-from molsampler.errors import InputError
-from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.sampler import SMCConfig, run_smc
 from tests.stochastic import assert_mean, seeded
 

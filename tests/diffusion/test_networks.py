@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.space import Space
 from molsampler.diffusion.networks import FREQUENCY_RANGE, Features
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.trajectories import rollout, score_states
 from tests.stochastic import seeded
 

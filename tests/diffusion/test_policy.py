@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.space import MAX_CIRCLE_STD, Space
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import MAX_CIRCLE_STD, Space
 from molsampler.diffusion.trajectories import rollout, score_states
-from molsampler.smc.log_weights import LogWeights
 from molsampler.training.objectives import trajectory_balance
 from tests.diffusion.exact import ExactReversal
 from tests.stochastic import seeded

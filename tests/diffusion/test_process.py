@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.space import MAX_CIRCLE_STD, Space
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import MAX_CIRCLE_STD, Space
 from tests.stochastic import assert_mean, seeded
 
 SCHEDULES = [ScheduleConfig(), ScheduleConfig(n_steps=8, line_power=1.7, prior_signal=0.3), ScheduleConfig(n_steps=1)]

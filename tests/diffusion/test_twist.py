@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from molsampler.basis.space import Space
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.twist import Twist, TwistConfig
 from tests.stochastic import seeded
 

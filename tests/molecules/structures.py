@@ -9,7 +9,7 @@ from pathlib import Path
 from openmm import app, unit
 from openmm.app import element
 
-from molsampler.molecules.quiet_import import import_testsystems
+from molsampler.molecules.loading.quiet_import import import_testsystems
 
 FORCE_FIELD = ("amber14-all.xml", "implicit/obc2.xml")
 AMBER = Path(import_testsystems().__file__).parent / "data"

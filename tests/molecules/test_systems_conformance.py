@@ -17,18 +17,18 @@ import torch
 from openmm import app, unit
 from torch import Tensor
 
-from molsampler.molecules.chart import Chart
-from molsampler.molecules.internal import dihedral, wrap
-from molsampler.molecules.langevin import Langevin
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.internal import dihedral, wrap
+from molsampler.molecules.coordinates.soft import ring_bonds
+from molsampler.molecules.coordinates.stereo import amide_quadruples
+from molsampler.molecules.dynamics.langevin import Langevin
+from molsampler.molecules.energy.torch_energy import TorchEnergy
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.soft import ring_bonds
-from molsampler.molecules.stereo import amide_quadruples
-from molsampler.molecules.system import load_molecule
-from molsampler.molecules.torch_energy import TorchEnergy
 from molsampler.targets.molecule import MoleculeTarget
 from scripts.make_structures import RECIPES, pdb_text
-from tests.molecules.chart_cases import aligned_error
-from tests.molecules.energy_cases import reference
+from tests.molecules.coordinates.chart_cases import aligned_error
+from tests.molecules.energy.energy_cases import reference
 from tests.molecules.peptides import build, relax
 
 AMBER = ("amber14-all.xml", "implicit/obc2.xml")

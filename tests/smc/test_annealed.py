@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molsampler.diffusion.space import Space
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.basis.space import Space
 from molsampler.smc.annealed import AnnealConfig, annealed_smc
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import Gaussian, TwoWells, log_von_mises

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from molsampler.diffusion.space import Space
+from molsampler.basis.space import Space
 from molsampler.targets.target import Target
 
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from molsampler.molecules.chart import Chart
-from molsampler.molecules.torch_energy import TorchEnergy
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.targets.molecule import MoleculeTarget
 from molsampler.targets.target import Target
 from tests.molecules import chart_cases, energy_cases

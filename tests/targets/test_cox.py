@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.smc.annealed import AnnealConfig, annealed_smc
 from molsampler.targets import cox
-from molsampler.targets.affine import Affine
+from molsampler.targets.coordinates.affine import Affine
 from molsampler.targets.cox import CoxProcess
 from tests.stochastic import BOUND, assert_mean, seeded
 

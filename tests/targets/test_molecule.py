@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from molsampler.evaluations import EvaluationCounter
-from molsampler.molecules.energy import Energy
+from molsampler.basis.counter import EvaluationCounter
+from molsampler.molecules.energy.contract import Energy
 from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
 from tests.molecules import chart_cases, energy_cases

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from molsampler.diffusion.space import wrap_angle
-from molsampler.errors import InputError
-from molsampler.smc.log_weights import LogWeights
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.space import wrap_angle
 from molsampler.targets.robot_arm import Elbow, PlanarArm
 from tests.stochastic import BOUND, seeded
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.targets.many_well import ManyWell
 from molsampler.targets.robot_arm import Elbow
 from molsampler.targets.synthetic import SYNTHETIC, SyntheticTarget, make_synthetic

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.resampling import systematic
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.smc.log_weights import LogWeights
-from molsampler.smc.mala import ChainState, MalaScale, mala
-from molsampler.smc.resampling import systematic
+from molsampler.smc.moves.mala import ChainState, MalaScale, mala
 from molsampler.smc.sampler import SMCConfig, run_smc
 from molsampler.training.buffer import ReplayBuffer
 from tests.stochastic import assert_mean, seeded

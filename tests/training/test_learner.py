@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.space import Space
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.twist import TwistConfig
 from molsampler.training.behaviours import Surrogate
 from molsampler.training.config import OptimiserConfig, TrainConfig

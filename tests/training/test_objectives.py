@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from molsampler.basis.space import Space
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.space import Space
 from molsampler.diffusion.trajectories import Trajectories, rollout, score_states
 from molsampler.diffusion.twist import Twist, TwistConfig
 from molsampler.training.objectives import (

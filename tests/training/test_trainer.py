@@ -9,14 +9,14 @@ import math
 import pytest
 import torch
 
-from molsampler.analysis.training_figure import PANELS
+from molsampler.analysis.pictures.training import PANELS
+from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import LogWeights
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.trajectories import rollout
 from molsampler.diffusion.twist import TwistConfig
-from molsampler.errors import InputError
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
-from molsampler.smc.log_weights import LogWeights
 from molsampler.smc.sampler import SMCConfig
 from molsampler.training.config import BehaviourConfig, OptimiserConfig, TrainConfig
 from molsampler.training.trainer import Trainer, averaged_policy

@@ -8,11 +8,11 @@ from openmm import unit
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.molecules.coordinates.zmatrix import build_zmatrix
+from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.loading.one_molecule import ALONE, refuse_several
-from molsampler.molecules.minimum import potential_energy
 from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.zmatrix import build_zmatrix
 
 OVERLAP = 0.05  # nm; the shortest bond there is, in H2, has 0.074
 STRETCH = 0.1  # nm beyond the force field's length, at which a bond is none

@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 
 def read_amber(

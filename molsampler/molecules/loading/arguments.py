@@ -7,7 +7,7 @@ from typing import Any
 
 from openmm import app, unit
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 _PER_NM = unit.nanometer**-1
 _NUMBERS = {

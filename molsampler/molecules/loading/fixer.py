@@ -13,10 +13,10 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.molecules.dynamics.minimum import nearest_minimum, potential_energy
 from molsampler.molecules.loading.one_molecule import is_ion, is_water, molecules_of
 from molsampler.molecules.loading.pdb import Structure, parse_pdb, pdb_text
-from molsampler.molecules.minimum import nearest_minimum, potential_energy
 
 _SEED = 1  # of the positions that added atoms are minimised from
 

@@ -11,7 +11,7 @@ from typing import Any
 import openmm
 from openmm import app
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 OPENMM_DATA = Path(app.__file__).parent / "data"
 _WELL_KNOWN = ("amber14-all.xml", "amber99sb.xml", "amber96.xml", "charmm36.xml", "implicit/obc2.xml")

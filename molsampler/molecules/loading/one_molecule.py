@@ -10,7 +10,7 @@ from openmm import app
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 WATER = {"HOH", "WAT", "H2O", "SOL", "DOD", "TIP", "TP3", "TIP3", "TIP3P", "TIP4", "TIP5", "SPC"}
 ALONE = "one molecule is sampled alone, in vacuum or implicit solvent"

@@ -11,8 +11,8 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.errors import InputError
-from molsampler.molecules.quiet_import import import_testsystems
+from molsampler.basis.errors import InputError
+from molsampler.molecules.loading.quiet_import import import_testsystems
 
 
 def read_openmmtools(name: str, given: dict[str, Any], where: str) -> tuple[app.Topology, openmm.System, np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from openmm import app, unit
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.pdb_text import clean_pdb
 
 

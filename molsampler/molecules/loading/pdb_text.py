@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 _COORDINATES = {"x": slice(30, 38), "y": slice(38, 46), "z": slice(46, 54)}
 _COVALENT = {"C", "N", "O", "S"}  # elements whose LINK is a bond, not the coordination of a metal

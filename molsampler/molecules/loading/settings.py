@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 
 FILE = "system.toml"
 SOURCES = (("pdb", "forcefield"), ("prmtop", "inpcrd"), ("system_xml", "pdb"), ("openmmtools",))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openmm
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.pdb import Structure
 
 

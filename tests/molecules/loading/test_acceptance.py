@@ -9,12 +9,12 @@ import openmm
 import pytest
 from openmm import app
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.acceptance import accept
 from molsampler.molecules.loading.one_molecule import molecules_of, refuse_several
 from molsampler.molecules.loading.pdb import parse_pdb
 from molsampler.molecules.molecule import Molecule
-from tests.molecules.energy_cases import molecule
+from tests.molecules.energy.energy_cases import molecule
 from tests.molecules.structures import dipeptide_atoms
 
 ATOMS = dipeptide_atoms()

@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.facts import alpha_handedness
 from molsampler.molecules.loading.fixer import fix_structure, relax
 from molsampler.molecules.loading.force_field import create_system
 from molsampler.molecules.loading.pdb import parse_pdb, pdb_text
-from molsampler.molecules.minimum import potential_energy
 from tests.molecules.structures import (
     FORCE_FIELD,
     VILLIN,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from openmm import app
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.pdb import parse_pdb, pdb_text, read_pdb
 from tests.molecules.structures import VILLIN, dipeptide_atoms, written
 

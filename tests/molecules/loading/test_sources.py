@@ -10,11 +10,11 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from molsampler.errors import InputError
+from molsampler.basis.errors import InputError
+from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.loading.force_field import _caps_joined, create_system, force_field_files
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.pdb import parse_pdb, read_pdb
-from molsampler.molecules.minimum import potential_energy
-from molsampler.molecules.system import load_molecule
 from tests.molecules.structures import AMBER, DIPEPTIDE, FORCE_FIELD, capped_segment, dipeptide_atoms, written
 
 ATOMS = dipeptide_atoms()

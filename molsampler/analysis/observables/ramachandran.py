@@ -1,0 +1,148 @@
+"""The Ramachandran map: free energy over (phi, psi), and its basins as peaks of the density.
+
+Basins are found, not drawn by hand: the periodic histogram is smoothed and every cell is given to the peak that
+steepest ascent leads to; peaks that a shallow saddle parts from a higher one, or that rest on a handful of frames,
+are merged into it (the persistence clustering of Chazal et al., "Persistence-based clustering in Riemannian
+manifolds", J. ACM 60 (2013)). Textbook names serve as labels only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from molsampler.basis.log_weights import check_weights, effective_frames
+
+GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
+
+TEXTBOOK_CENTRES = {  # (phi, psi) in degrees
+    "C7eq": (-80.0, 75.0),
+    "C5": (-155.0, 160.0),
+    "PII": (-70.0, 145.0),
+    "alphaR": (-70.0, -35.0),
+    "alphaL": (55.0, 45.0),
+    "C7ax": (70.0, -60.0),
+}
+
+
+@dataclass(frozen=True)
+class Basins:
+    """A partition of the torus into basins.
+
+    labels : (g, g) int, basin of each cell, first axis phi, second psi; cell (i, j) begins at -180 + 360 / g * (i, j)
+        degrees
+    names : one a basin
+    centres : (k, 2) float64 radians, where the smoothed density peaks
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    centres: np.ndarray
+
+    def assign(self, angles: np.ndarray) -> np.ndarray:
+        """(n,) int basin of each of angles (n, 2), radians."""
+        i, j = _cells(angles, len(self.labels)).T
+        return self.labels[i, j]
+
+
+def _cells(angles: np.ndarray, grid: int) -> np.ndarray:
+    """(n, 2) int cell of each of angles (n, 2) in radians, wrapped."""
+    return np.floor((np.asarray(angles) + np.pi) / (2 * np.pi) * grid).astype(np.int64) % grid
+
+
+def histogram(angles: np.ndarray, weights: np.ndarray | None, grid: int) -> np.ndarray:
+    """(grid, grid) probability of each cell, summing to 1, of angles (n, 2) in radians."""
+    i, j = _cells(angles, grid).T
+    w = check_weights(weights, len(angles))
+    return np.bincount(i * grid + j, weights=w, minlength=grid * grid).reshape(grid, grid)
+
+
+def free_energy(angles: np.ndarray, weights: np.ndarray | None, temperature: float, grid: int = 60) -> np.ndarray:
+    """(grid, grid) kJ/mol: -RT ln p over cells of phi (first axis) and psi, lowest cell 0, empty cells NaN."""
+    probability = histogram(angles, weights, grid)
+    with np.errstate(divide="ignore"):
+        surface = -GAS_CONSTANT * temperature * np.log(probability / probability.max())
+    return np.where(probability > 0, surface, np.nan)
+
+
+def smoothed(probability: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Density (g, g) convolved with a wrapped Gaussian of `bandwidth` radians along both axes; positive everywhere."""
+    grid = len(probability)
+    offset = 2 * np.pi / grid * np.arange(grid)
+    kernel = sum(np.exp(-0.5 * ((offset + 2 * np.pi * k) / bandwidth) ** 2) for k in (-2, -1, 0, 1))
+    index = (np.arange(grid)[:, None] - np.arange(grid)[None, :]) % grid
+    circulant = (kernel / kernel.sum())[index]  # (g, g)
+    return circulant @ probability @ circulant.T
+
+
+def find_basins(
+    angles: np.ndarray,
+    weights: np.ndarray | None = None,
+    grid: int = 72,
+    bandwidth: float = np.deg2rad(10.0),
+    barrier: float = 0.5,
+    min_frames: float = 10.0,
+) -> Basins:
+    """Basins of the density of angles (n, 2), radians.
+
+    Two peaks are one basin where ln(lower peak / saddle) < `barrier` (in RT), or where less than `min_frames` frames
+    (by effective number, for weighted ones) lie above the saddle on the lower side. `bandwidth` in radians.
+    """
+    w = check_weights(weights, len(angles))
+    probability = histogram(angles, w, grid)
+    frames = probability * effective_frames(w)
+    labels = _climb(np.log(smoothed(probability, bandwidth)), frames, barrier, min_frames)
+    density = smoothed(probability, bandwidth)
+    roots = sorted(np.unique(labels), key=lambda r: -probability[labels == r].sum())
+    peaks = [np.unravel_index(np.argmax(np.where(labels == r, density, -1.0)), density.shape) for r in roots]
+    centres = (np.array(peaks) + 0.5) * 2 * np.pi / grid - np.pi
+    lookup = np.zeros(grid * grid, dtype=np.int64)
+    lookup[roots] = np.arange(len(roots))
+    return Basins(lookup[labels], _names(np.rad2deg(centres)), centres)
+
+
+def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: float) -> np.ndarray:
+    """(g, g) int label (flat index of a cell of the basin) of every cell of the log density height (g, g)."""
+    grid = len(height)
+    h, mass = height.ravel(), frames.ravel().copy()
+    parent = np.full(grid * grid, -1)
+
+    def root(cell: int) -> int:
+        while parent[cell] != cell:
+            parent[cell] = parent[parent[cell]]
+            cell = parent[cell]
+        return cell
+
+    for cell in np.argsort(-h, kind="stable"):
+        i, j = divmod(int(cell), grid)
+        around = [(i + a) % grid * grid + (j + b) % grid for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
+        seen = sorted((c for c in around if parent[c] >= 0), key=lambda c: -h[c])
+        if not seen:
+            parent[cell] = cell  # a peak
+            continue
+        parent[cell] = root(seen[0])
+        mass[parent[cell]] += mass[cell]
+        for other in sorted({root(c) for c in seen}):
+            own = root(cell)  # another one, where the last turn merged it
+            high, low = (own, other) if h[own] >= h[other] else (other, own)
+            if high != low and (h[low] - h[cell] < barrier or mass[low] < min_frames):
+                parent[low] = high
+                mass[high] += mass[low]
+    return np.array([root(c) for c in range(grid * grid)]).reshape(grid, grid)
+
+
+def _names(centres: np.ndarray, farthest: float = 65.0) -> tuple[str, ...]:
+    """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within `farthest` degrees, each given
+    once.
+    """
+    books = np.array(list(TEXTBOOK_CENTRES.values()))
+    gap = (centres[:, None] - books[None] + 180.0) % 360.0 - 180.0  # (k, 6, 2)
+    distance = np.linalg.norm(gap, axis=-1)
+    cost = np.where(distance <= farthest, distance, 1e4)  # out of reach: as bad as no name
+    names = [f"({phi:.0f}, {psi:.0f})" for phi, psi in centres]
+    for row, column in zip(*linear_sum_assignment(cost), strict=True):
+        if distance[row, column] <= farthest:
+            names[row] = list(TEXTBOOK_CENTRES)[column]
+    return tuple(names)

@@ -1,0 +1,47 @@
+"""RMSD after optimal superposition, in nm."""
+
+from __future__ import annotations
+
+import mdtraj as md
+import numpy as np
+
+from molsampler.analysis.observables.ramachandran import Basins
+
+
+def heavy_atoms(topology: md.Topology) -> np.ndarray:
+    """Indices of all atoms but hydrogens; all atoms where fewer than three are heavy."""
+    heavy = np.array([a.index for a in topology.atoms if a.element is None or a.element.symbol != "H"], dtype=np.int64)
+    return heavy if len(heavy) >= 3 else np.arange(topology.n_atoms)
+
+
+def rmsd_to(trajectory: md.Trajectory, positions: np.ndarray, atoms: np.ndarray | None = None) -> np.ndarray:
+    """(n_frames,) float64 nm: RMSD to one structure, positions (N, 3) nm, over `atoms` (all heavy ones by default)."""
+    atoms = heavy_atoms(trajectory.topology) if atoms is None else atoms
+    target = md.Trajectory(np.asarray(positions, dtype=np.float32)[None], trajectory.topology)
+    return md.rmsd(trajectory, target, 0, atom_indices=atoms).astype(np.float64)
+
+
+def rmsd_to_nearest(
+    trajectory: md.Trajectory, minima: np.ndarray, atoms: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """RMSD (n_frames,) nm to the nearest of minima (k, N, 3) nm, and which one (n_frames,) int it is."""
+    distances = np.stack([rmsd_to(trajectory, structure, atoms) for structure in minima])  # (k, n_frames)
+    nearest = distances.argmin(0)
+    return distances[nearest, np.arange(trajectory.n_frames)], nearest
+
+
+def lowest_in_basins(
+    trajectory: md.Trajectory, potential_energy: np.ndarray, basins: Basins, angles: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Names and positions (k, N, 3) nm of the frame of lowest energy in each basin that holds a frame of finite energy.
+
+    potential_energy : (n_frames,) kJ/mol;  angles : (n_frames, 2) radians, phi and psi of the frames
+    """
+    label = basins.assign(angles)
+    names, frames = [], []
+    for k, name in enumerate(basins.names):
+        inside = np.flatnonzero((label == k) & np.isfinite(potential_energy))
+        if len(inside):
+            names.append(name)
+            frames.append(inside[np.argmin(potential_energy[inside])])
+    return names, trajectory.xyz[np.array(frames, dtype=np.int64)]

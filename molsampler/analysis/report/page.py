@@ -1,0 +1,148 @@
+"""report.html: one file that needs no network, with the verdict in words, the pictures and all that repeats the run."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from molsampler.store.atomic import write_text
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("molsampler.analysis.report", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """headline : a short sentence;  level : "good", "care" or "poor";  sentences : the reasons"""
+
+    headline: str
+    level: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True)
+class BasinRow:
+    """Populations as fractions, free energies in kJ/mol, each with its standard error; None where there is none.
+
+    found : how many of the raw samples lie in the basin;  deviation : of the population, in standard errors
+    """
+
+    name: str
+    found: int
+    value: float
+    stderr: float
+    free_energy: tuple[float, float] | None = None
+    reference: float | None = None
+    reference_stderr: float | None = None
+    reference_free_energy: tuple[float, float] | None = None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One figure against the reference, as text: reweighted, raw, the floor, and whether it lies above it; rows of one
+    group follow each other."""
+
+    group: str
+    label: str
+    reweighted: str
+    raw: str
+    floor: str
+    above: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """title and sentence; wide, and narrow for a telephone: PNG files as bytes"""
+
+    title: str
+    text: str
+    wide: bytes
+    narrow: bytes | None = None
+
+    @property
+    def width(self) -> int:
+        """CSS pixels at which the text of all pictures has one size; the picture's own width stands in its header."""
+        return int.from_bytes(self.wide[16:20], "big") * 96 // 150
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the template shows; the texts are plain sentences."""
+
+    title: str
+    molecule: list[tuple[str, str]]
+    method: str
+    verdict: Verdict
+    map: Picture | None
+    residues: list[tuple[str, list[BasinRow]]]
+    compared: list[ComparedRow]
+    compared_text: str
+    pictures: list[Picture]
+    figures: list[tuple[str, str, str, str]]
+    repeat: list[tuple[str, str]]
+    config: str
+    has_reference: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(value: float | None, stderr: float | None = None) -> str:
+    """A fraction in per cent with its error, to two digits of the error: "27.31 ± 0.44 %"."""
+    if value is None or value != value:
+        return "–"
+    if stderr is None or not 0 < stderr < 1:
+        return f"{100 * value:.3g}\u00a0%"
+    digits = max(0, min(4, 1 - _exponent(100 * stderr)))
+    return f"{100 * value:.{digits}f} ± {100 * stderr:.{digits}f}\u00a0%"
+
+
+def sigmas(deviation: float | None) -> str:
+    """A deviation in standard errors: "+1.2 σ"; "–" where none is known."""
+    return "–" if deviation is None else f"{deviation:+.1f}\u00a0σ".replace("-0.0", "+0.0").replace("-", "−")
+
+
+def greek(name: str) -> str:
+    """A basin's name with Greek letters: "alphaL" is "αL", "phi > 0" is "φ > 0"."""
+    return name.replace("alpha", "α").replace("phi", "φ")
+
+
+def number(value: float | int | str | None, stderr: float | None = None) -> str:
+    """A number for a table, with as many digits as its error allows; "–" where there is none."""
+    if value is None or value != value or value in (float("inf"), float("-inf")):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if stderr is not None and stderr == stderr and stderr > 0:
+        digits = max(0, 1 - _exponent(stderr))
+        return f"{value:,.{digits}f} ± {stderr:.{digits}f}"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e12):
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def _exponent(value: float) -> int:
+    return int(f"{value:e}".split("e")[1])
+
+
+def picture(title: str, text: str, path: Path, narrow: bytes | None = None) -> Picture | None:
+    """A picture of the run directory; None where it is not there."""
+    return Picture(title, text, path.read_bytes(), narrow) if path.is_file() else None
+
+
+def write_report(report: Report, path: str | Path) -> None:
+    """Renders the report with its pictures embedded."""
+    template = _TEMPLATES.get_template("report.html")
+    helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
+    write_text(path, template.render(report=report, **helpers))
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

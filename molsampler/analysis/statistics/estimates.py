@@ -1,0 +1,101 @@
+"""Weighted averages with standard errors.
+
+Weights are normalised importance weights, (n,) float64 with sum 1, or None for equally weighted frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from molsampler.basis.log_weights import scaled
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error in the same unit; NaN where an error cannot be had."""
+
+    value: float
+    stderr: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"value": self.value, "stderr": self.stderr}
+
+
+def grouped_mean(values: np.ndarray, groups: np.ndarray, blocks: int = 10) -> Estimate:
+    """Mean of equally weighted but correlated values (n,), whose groups (n,) int, such as ladders, are independent.
+
+    The standard error is that of a ratio estimator over groups (groups may differ in size). Where there is one group
+    only, it is cut into `blocks` consecutive blocks, which then should each be longer than the correlation time.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    groups = np.asarray(groups)
+    if groups.shape != values.shape:
+        raise ValueError(f"groups have shape {groups.shape}; expected {values.shape}, one a frame")
+    index = np.unique(groups, return_inverse=True)[1]
+    if index.max(initial=0) == 0:
+        index = np.arange(len(values)) * min(blocks, len(values)) // max(len(values), 1)
+    size = np.bincount(index).astype(np.float64)
+    count = len(size)
+    mean = float(values.mean())
+    if count < 2:
+        return Estimate(mean, float("nan"))
+    residual = np.bincount(index, weights=values) - mean * size
+    return Estimate(mean, float(np.sqrt(np.square(residual).sum() * count / (count - 1)) / size.sum()))
+
+
+def ess_fraction(log_weights: np.ndarray) -> Estimate:
+    """(sum w)^2 / (n sum w^2) of log-weights (n,), -inf counted with w = 0; error by the delta method."""
+    w = scaled(log_weights)
+    if w.max(initial=0.0) == 0.0:
+        return Estimate(0.0, float("nan"))
+    first, second = w.mean(), np.square(w).mean()
+    influence = 2 * first / second * w - (first / second) ** 2 * np.square(w)
+    return Estimate(float(first**2 / second), _error(influence))
+
+
+def log_z_estimate(log_weights: np.ndarray) -> Estimate:
+    """logsumexp(log w) - log n of independent log-weights (n,), with its delta-method error; NaN where all w are 0."""
+    w = scaled(log_weights)
+    if w.max(initial=0.0) == 0.0:
+        return Estimate(float("nan"), float("nan"))
+    return Estimate(float(np.log(w.mean()) + np.max(log_weights)), _error(w / w.mean()))
+
+
+def run_estimates(log_weights: np.ndarray, group: np.ndarray) -> tuple[Estimate, Estimate]:
+    """Effective sample size (a fraction) and log Z of independent runs of sequential Monte Carlo.
+
+    log_weights : (n,), whose mean weight within a run is that run's estimate of Z;  group : (n,) int, the run of each
+    The effective sample size is 1 / (1 + K relvar) with relvar the relative variance of the runs' estimates of Z and K
+    particles a run; for independent particles it is what `ess_fraction` estimates. NaN for fewer than two runs.
+    """
+    index = np.unique(group, return_inverse=True)[1]
+    size = np.bincount(index)
+    z = np.bincount(index, weights=scaled(log_weights)) / size
+    if len(z) < 2 or z.max() == 0.0:
+        return Estimate(float("nan"), float("nan")), Estimate(float("nan"), float("nan"))
+    k_relvar = float(size.mean() * z.var(ddof=1) / z.mean() ** 2)
+    ess = 1.0 / (1.0 + k_relvar)
+    # the relative error of a variance from M runs is sqrt(2 / (M - 1)) where the estimates are about normal
+    stderr = ess**2 * k_relvar * np.sqrt(2.0 / (len(z) - 1))
+    log_z = float(np.log(z.mean()) + np.max(log_weights))
+    return Estimate(ess, float(stderr)), Estimate(log_z, _error(z / z.mean()))
+
+
+def elbo(log_weights: np.ndarray) -> Estimate:
+    """Mean of the finite ones among independent log-weights (n,), with its error; quote it beside `outside_support`."""
+    inside = np.asarray(log_weights, dtype=np.float64)
+    inside = inside[np.isfinite(inside)]
+    if len(inside) == 0:
+        return Estimate(float("nan"), float("nan"))
+    return Estimate(float(inside.mean()), _error(inside))
+
+
+def outside_support(log_weights: np.ndarray) -> Estimate:
+    """Fraction of log-weights (n,) that are -inf, with its binomial error."""
+    fraction = float(np.isneginf(log_weights).mean())
+    return Estimate(fraction, float(np.sqrt(fraction * (1 - fraction) / len(log_weights))))
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,0 +1,122 @@
+"""Subcommands that need no run: `molsampler new`, `molsampler check` and `molsampler reference`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from molsampler.cli.description import describe, describe_molecule, describe_warnings
+from molsampler.molecules import facts
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.dynamics.reference_simulation import ReferenceSettings
+from molsampler.molecules.energy.choice import make_energy
+from molsampler.molecules.energy.torch_energy import TorchEnergy
+from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.runs.presets import preset
+
+
+def check(system: Annotated[str, tyro.conf.Positional], platform: str = "auto", device: str = "cpu") -> None:
+    """Tell what was understood of a system, and how it will run; takes some seconds, nothing is compiled.
+
+    Args:
+        system: A name in systems/, a folder that holds a system.toml, or the file itself.
+        platform: OpenMM platform for the energy; naming one takes OpenMM instead of the torch kernels.
+        device: Where the torch energy lives: cpu, cuda.
+    """
+    from molsampler.preparation.check import understand
+
+    for line in describe(understand(system, platform, device), preset("cpu")):
+        print(line)
+
+
+def new(
+    name: Annotated[str, tyro.conf.Positional],
+    pdb: Path | None = None,
+    forcefield: tuple[str, ...] = (),
+    prmtop: Path | None = None,
+    inpcrd: Path | None = None,
+    implicit_solvent: str | None = None,
+    system_xml: Path | None = None,
+    openmmtools: str | None = None,
+    temperature: float = 300.0,
+    chains: tuple[str, ...] = (),
+    templates: tuple[str, ...] = (),
+    fix: bool = False,
+    ph: float = 7.0,
+    overwrite: bool = False,
+) -> None:
+    """Make a new system, systems/NAME in this directory, from a PDB file or one of three other sources.
+
+    The sources: --pdb with --forcefield, --prmtop with --inpcrd, --system-xml with --pdb, or --openmmtools. Nothing is
+    left behind unless the molecule can be loaded; docs/SYSTEMS.md describes the system.toml that comes out.
+
+    Args:
+        name: Of the system, and of its folder.
+        pdb: A PDB file of one molecule, with all its hydrogens unless --fix adds them.
+        forcefield: OpenMM's force-field files or your own, such as amber14-all.xml implicit/obc2.xml.
+        prmtop: Amber's parameters and topology.
+        inpcrd: Amber's coordinates (inpcrd, rst7).
+        implicit_solvent: For --prmtop: HCT, OBC1, OBC2, GBn, GBn2; vacuum without it.
+        system_xml: An OpenMM System as XmlSerializer writes it, its atoms in the order of the PDB file.
+        openmmtools: A class of openmmtools.testsystems, such as AlanineDipeptideImplicit.
+        temperature: In kelvin.
+        chains: Identifiers of the chains of the PDB file to keep; all of them by default.
+        templates: For residues that several templates of the force field match, such as ALA2=ALAD.
+        fix: Let PDBFixer remove water, ions and other molecules, replace non-standard residues, add missing atoms and
+            hydrogens; every change is printed.
+        ph: For the hydrogens that --fix adds.
+        overwrite: Replace the system of that name.
+    """
+    from molsampler.molecules.loading.new_system import Request, make_system
+
+    request = Request(
+        pdb=pdb,
+        forcefield=forcefield,
+        prmtop=prmtop,
+        inpcrd=inpcrd,
+        system_xml=system_xml,
+        openmmtools=openmmtools,
+        temperature=temperature,
+        implicit_solvent=implicit_solvent,
+        chains=chains,
+        templates=templates,
+        fix=fix,
+        ph=ph,
+    )
+    folder, molecule = make_system(name, request, overwrite=overwrite)
+    for line in [*describe_molecule(molecule, Chart(molecule)), *describe_warnings(facts.oddities(molecule))]:
+        print(line)
+    print(f"{folder} holds {', '.join(sorted(path.name for path in folder.iterdir()))}; next: molsampler check {name}")
+
+
+def reference(
+    system: Annotated[str, tyro.conf.Positional],
+    settings: Annotated[ReferenceSettings, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> None:
+    """Make the reference ensemble of a system by replica exchange, to compare samples with.
+
+    An interrupted simulation goes on where it stopped when the same command is given again.
+
+    Args:
+        system: A name in systems/, a folder that holds a system.toml, or the file itself.
+        out: Where to store it; by default `reference` in the system's folder, where training and analysis look for it.
+        device: Where the torch energy lives: cpu, cuda.
+        quiet: No progress bar.
+    """
+    from molsampler.runs.reference import store_reference
+
+    molecule = load_molecule(system)
+    folder = out or find_system_folder(system) / "reference"
+    energy = make_energy(molecule, device=device)
+    double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
+    stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)
+    for name, estimate in stored.populations.items():
+        print(f"{name:8s} {estimate.value:.5f} +- {np.nan if estimate.stderr is None else estimate.stderr:.5f}")
+    print(f"reference: {folder}")

@@ -1,0 +1,178 @@
+"""`scripts/run_synthetic.py`: one run on a synthetic target, or a table of arms and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from molsampler.basis.errors import InputError
+from molsampler.runs import synthetic
+from molsampler.runs.methods import find_arm
+from molsampler.runs.synthetic import SyntheticRunDirectory
+from molsampler.runs.synthetic_settings import SyntheticConfig, synthetic_config
+from molsampler.runs.tables import Finished, draw, save_table
+from molsampler.store.config_file import read_toml
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train on a synthetic target whose answer is known, sample, and compare with exact samples."""
+
+    target: Annotated[str, tyro.conf.Positional]
+    """gmm40-2d, gmm40-5d, gmm40-50d, gmm40-2d-softplus, gmm25, funnel-10d, manywell-32d, manywell-64d, student-2d,
+    student-50d, robot-arm-4, cox-16."""
+    arms: tuple[str, ...] = ("default",)
+    """Method arms; an unknown name lists all of them. More than one, or more than one seed, makes a table."""
+    seeds: tuple[int, ...] = (0,)
+    """Of everything random, one run each."""
+    minutes: float | None = None
+    """Training time of a run, warm start included; set-up and sampling come on top."""
+    config: Path | None = None
+    """A TOML file whose values replace the target's settings; the config.toml of any synthetic run is one."""
+    out: Path | None = None
+    """The run directory, or the folder of the runs of a table; by default runs/ and the target's name."""
+    samples: int | None = None
+    """Number of samples drawn at the end."""
+    threads: int | None = None
+    """Threads of torch, 0 for all cores."""
+    resume: bool = False
+    """Go on from checkpoints; finished runs of a table are taken as they are."""
+    overwrite: bool = False
+    """Replace the runs that are there."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def resolve(self, arm: str, seed: int) -> SyntheticConfig:
+        """The configuration of one run: the target's settings, then file, then flags."""
+        config = synthetic_config(self.target)
+        if self.config is not None:
+            config = read_toml(self.config, config)
+            if config.target != self.target or config.arm not in ("default", arm):
+                raise InputError(
+                    f"'{self.config}' is of target '{config.target}' and arm '{config.arm}', not of '{self.target}' "
+                    f"and '{arm}': name those, or leave both keys out of the file"
+                )
+        train = dataclasses.replace(config.train, seed=seed)
+        if self.minutes is not None:
+            if not (math.isfinite(self.minutes) and self.minutes > 0):
+                raise InputError(f"--minutes {self.minutes} is not usable: give a positive number of minutes")
+            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=0, updates=0)
+        named = {name: value for name in ("samples", "threads") if (value := getattr(self, name)) is not None}
+        config = dataclasses.replace(config, arm=arm, train=train, **named)
+        if config.samples < synthetic.DISTANCE_SAMPLES:
+            raise InputError(
+                f"--samples {config.samples} is too few: distances are taken between {synthetic.DISTANCE_SAMPLES}"
+            )
+        particles = config.train.anneal.particles * synthetic.BASELINE_RUNS
+        if find_arm(arm).baseline and particles < synthetic.DISTANCE_SAMPLES:
+            raise InputError(
+                f"{config.train.anneal.particles} particles in each of {synthetic.BASELINE_RUNS} runs are too few: "
+                f"distances are taken between {synthetic.DISTANCE_SAMPLES} points"
+            )
+        return config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The script; returns the exit status."""
+    try:
+        _run_all(tyro.cli(Options, args=arguments, prog="run_synthetic.py"))
+    except InputError as error:
+        print(f"run_synthetic.py: {error}", file=sys.stderr)
+        return 2
+    except _Stopped:
+        return 130
+    return 0
+
+
+class _Stopped(Exception):
+    """Training was interrupted and saved."""
+
+
+def _run_all(options: Options) -> None:
+    for arm in options.arms:
+        find_arm(arm)
+    out = options.out or Path("runs") / options.target
+    configs = [options.resolve(arm, seed) for arm in options.arms for seed in options.seeds]
+    if len(configs) == 1:
+        _print_one(_run(options, configs[0], out), out)
+        return
+    finished = []
+    for config in configs:
+        folder = out / f"{config.arm}-{config.train.seed}"
+        metrics = _run(options, config, folder)
+        finished.append(Finished(config.arm, config.train.seed, folder, metrics))
+        text = save_table(options.target, finished, out)
+        draw(options.target, finished, out)
+        if not options.quiet or len(finished) == len(configs):
+            print(text, flush=True)
+
+
+def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:
+    """One run from start, or from its checkpoint, to its metrics."""
+    say = _printer(options.quiet)
+    if options.resume:
+        _check_same(config, out)
+    if options.resume and (out / "metrics.json").is_file():
+        return SyntheticRunDirectory(out).load_metrics()
+    going_on = options.resume and (out / "checkpoint.pt").is_file()
+    run = SyntheticRunDirectory.claim(out, overwrite=options.overwrite, resume=going_on)
+    try:
+        if find_arm(config.arm).baseline:
+            return synthetic.baseline(config, run, say)
+        job = synthetic.resume(run, say) if going_on else synthetic.start(config, run, say)
+        if not job.train(progress=not options.quiet):
+            raise _Stopped
+        return synthetic.conclude(job)
+    finally:
+        run.release()
+
+
+def _check_same(config: SyntheticConfig, out: Path) -> None:
+    """InputError where the run in `out` is another than the one asked for."""
+    if not (out / "config.toml").is_file():
+        return
+    held = read_toml(out / "config.toml", SyntheticConfig())
+    asked, there = ((c.target, c.arm, c.train.seed) for c in (config, held))
+    if asked != there:
+        raise InputError(
+            f"'{out}' holds target '{there[0]}', arm '{there[1]}', seed {there[2]}; target '{asked[0]}', arm "
+            f"'{asked[1]}', seed {asked[2]} were asked for: name another directory with --out"
+        )
+
+
+def _printer(quiet: bool) -> Callable[[str], None]:
+    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+
+
+def _print_one(metrics: dict[str, Any], out: Path) -> None:
+    """The figures that the literature quotes, with their errors."""
+    for name, text in HEADLINES.items():
+        entry = metrics.get(name)
+        if entry is None or entry["value"] is None:
+            continue
+        error = f" +- {entry['stderr']:.2g}" if entry["stderr"] is not None else ""
+        print(f"{text:34s} {entry['value']:.4g}{error}")
+    pictures = [name for name in ("samples.png", "training.png", "resampling.png") if (out / name).is_file()]
+    print(f"results: {out}/metrics.json, samples.npz, {', '.join(pictures)}")
+
+
+HEADLINES = {
+    "ess": "ESS, fraction of the samples",
+    "elbo": "ELBO",
+    "eubo": "EUBO",
+    "log_z_estimate": "log Z by importance weights",
+    "log_z_true": "log Z, true",
+    "smc_log_z_estimate": "log Z by SMC",
+    "w2_squared": "W2 squared",
+    "w2_squared_reweighted": "W2 squared, reweighted",
+    "w2_squared_floor": "W2 squared of truth to truth",
+    "modes_found": "modes found",
+    "evaluations": "evaluations of the target",
+    "training_seconds": "training, seconds",
+}

@@ -1,0 +1,230 @@
+"""The chart z of a molecule's conformations modulo rigid motions: standardised line coordinates and soft torsions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from molsampler.basis.errors import InputError
+from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, wrap
+from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
+from molsampler.molecules.coordinates.stereo import Stereochemistry
+from molsampler.molecules.coordinates.zmatrix import build_zmatrix
+from molsampler.molecules.molecule import Molecule
+
+SMALLEST_EIGENVALUE = 1e-9  # of the correlation matrix, whose mean eigenvalue is 1
+
+
+class Chart:
+    """Coordinates z (B, dim): first `n_stiff` standardised ones on the line, then `n_soft` soft torsions in (-pi, pi].
+
+    The raw stiff coordinates (bonds in nm, angles and stiff torsions in radians) are mean + S z with S S^T their
+    covariance; S = diag(standard deviations) sqrt(correlation), symmetric but for units, so that z_i stays as close as
+    it can to raw coordinate i. What is measured is kept in float64; z and positions have the chart's dtype and device.
+
+    names : a readable name for each coordinate of z, such as "bond ALA2-CA ALA2-CB"
+    soft_atoms : (n_soft, 4) int64, the atoms of each soft torsion
+    mean, covariance : (n_stiff,), (n_stiff, n_stiff) float64, None until `fit` or `load_state_dict`
+    condition_number : of the correlation matrix
+    """
+
+    def __init__(
+        self,
+        molecule: Molecule,
+        soft: Sequence[Axis] | None = None,
+        barrier: float = SOFT_BARRIER,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`soft` and `barrier` (in RT) choose the soft torsions, as in `soft_torsions`; the same InputErrors."""
+        self.zmatrix = build_zmatrix(molecule)
+        self.internal = InternalCoordinates(self.zmatrix)
+        self.stereo = Stereochemistry.from_molecule(molecule)
+        self.n_atoms = molecule.n_atoms
+        is_soft = torch.as_tensor(soft_torsions(molecule, self.zmatrix, soft, barrier))
+        n = self.n_atoms
+        self._n_rigid = 2 * n - 3  # bonds and angles
+        self.dim = self._n_rigid + n - 3
+        # Index of each coordinate of z in the list of all bonds, then all angles, then all torsions.
+        torsions = torch.arange(self._n_rigid, self.dim)
+        self._raw_index = torch.cat([torch.arange(self._n_rigid), torsions[~is_soft], torsions[is_soft]])
+        self.n_soft = int(is_soft.sum())
+        self.n_stiff = self.dim - self.n_soft
+        self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
+        self.names = self._make_names(molecule)
+        self.mean: Tensor | None = None
+        self.covariance: Tensor | None = None
+        self.condition_number = math.nan
+        self.to(dtype, device)
+
+    def _make_names(self, molecule: Molecule) -> list[str]:
+        label = molecule.atom_labels
+        z = self.zmatrix
+        names = ["bond " + _words(label, r, turn=True) for r in z.bond_atoms.tolist()]
+        names += ["angle " + _words(label, r, turn=True) for r in z.angle_atoms.tolist()]
+        for row, free in zip(z.torsion_atoms.tolist(), z.free, strict=True):
+            names.append(("torsion " if free else "relative torsion ") + _words(label, row, turn=bool(free)))
+        return [names[i] for i in self._raw_index]
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Chart:
+        """Changes the dtype and device of z and positions, from the float64 measurements; returns self."""
+        self.dtype = dtype or self.dtype
+        self.device = torch.device(device) if device is not None else self.device
+        self.internal.to(self.device)
+        self.stereo = self.stereo.to(self.device)
+        if self.mean is not None:
+            self._install()
+        return self
+
+    # Standardisation
+
+    def fit(self, positions: Tensor, weights: Tensor | None = None) -> Chart:
+        """Standardises the stiff coordinates by their mean and covariance over frames (M, N, 3) nm; returns self.
+
+        weights : (M,), non-negative, need not be normalised.
+        Stiff torsions are unwrapped about their circular mean. Raises InputError for too few frames, non-finite frames
+        or weights, and a covariance that is not positive definite; nothing is regularised.
+        """
+        w = self._frame_weights(positions, weights)
+        stiff = self._raw(positions.to(self.device, torch.float64)).cpu()[:, : self.n_stiff]
+        torsions = stiff[:, self._n_rigid :]
+        centre = torch.atan2(w @ torsions.sin(), w @ torsions.cos())
+        stiff[:, self._n_rigid :] = centre + wrap(torsions - centre)
+        mean = w @ stiff
+        deviation = stiff - mean
+        self._set(mean, deviation.T @ (w[:, None] * deviation))
+        return self
+
+    def _frame_weights(self, positions: Tensor, weights: Tensor | None) -> Tensor:
+        if positions.ndim != 3 or tuple(positions.shape[1:]) != (self.n_atoms, 3):
+            raise InputError(
+                f"frames to fit have shape {tuple(positions.shape)}; expected (frames, {self.n_atoms}, 3) in nm"
+            )
+        if len(positions) <= self.n_stiff:
+            raise InputError(
+                f"{len(positions)} frames cannot give a covariance of {self.n_stiff} stiff coordinates; give at least "
+                f"{self.n_stiff + 1}, better ten times as many"
+            )
+        w = torch.ones(len(positions)) if weights is None else weights
+        w = w.to(torch.float64).cpu()
+        if w.shape != (len(positions),) or not bool((torch.isfinite(w) & (w >= 0)).all()) or not bool(w.sum() > 0):
+            raise InputError("weights to fit with must be one finite, non-negative number a frame, and not all zero")
+        if not bool(torch.isfinite(positions).all()):
+            raise InputError("frames to fit hold non-finite positions; leave those frames out")
+        return w / w.sum()
+
+    def _set(self, mean: Tensor, covariance: Tensor) -> None:
+        deviation = covariance.diagonal().clamp_min(0.0).sqrt()
+        if not bool((deviation > 0).all()):
+            frozen = self.names[int(deviation.argmin())]
+            raise InputError(f"'{frozen}' does not vary over the frames to fit; give frames of a longer or hotter run")
+        correlation = covariance / (deviation[:, None] * deviation)
+        eigenvalues, vectors = torch.linalg.eigh(correlation)
+        if not bool(eigenvalues[0] > SMALLEST_EIGENVALUE):
+            worst = self.names[int(vectors[:, 0].abs().argmax())]
+            raise InputError(
+                "the covariance of the stiff coordinates is not positive definite (smallest eigenvalue of the "
+                f"correlation {float(eigenvalues[0]):.1e}, mostly '{worst}'); give more frames, less alike"
+            )
+        self.mean, self.covariance = mean, covariance
+        self.condition_number = float(eigenvalues[-1] / eigenvalues[0])
+        root = eigenvalues.sqrt()
+        self._scale = deviation[:, None] * (vectors * root @ vectors.T)
+        self._inverse = (vectors / root @ vectors.T) / deviation
+        self._log_scale = float(deviation.log().sum() + root.log().sum())
+        self._install()
+
+    def _install(self) -> None:
+        """Folds standardisation, order and the resolving of relative torsions into one affine map, in working dtype."""
+        assert self.mean is not None
+        # raw coordinates in the order of the Z-matrix = offset + linear z
+        linear = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        linear[self._raw_index[: self.n_stiff], : self.n_stiff] = self._scale
+        soft = torch.arange(self.n_stiff, self.dim)
+        linear[self._raw_index[soft], soft] = 1.0
+        offset = torch.zeros(self.dim, 1, dtype=torch.float64)
+        offset[self._raw_index[: self.n_stiff], 0] = self.mean
+        both = torch.cat([linear, offset], dim=1).to(self.device)
+        both[self._n_rigid :] = self.internal.resolve(both[self._n_rigid :])
+        both = both.to(self.dtype)
+        self._linear, self._offset = both[:, :-1].contiguous(), both[:, -1:].contiguous()
+        self._work_mean = self.mean.to(self.device, self.dtype)
+        self._work_scale = self._scale.to(self.device, self.dtype)
+        self._work_inverse = self._inverse.to(self.device, self.dtype)
+
+    def _require_fit(self) -> None:
+        if self.mean is None:
+            raise RuntimeError("the chart has no standardisation yet: call fit or load_state_dict first")
+
+    # The map
+
+    def to_cartesian_batch_last(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (dim, B) -> positions (3, N, B) nm in a fixed frame and log |dx/dz| (B,); for fusing with an energy."""
+        self._require_fit()
+        # addmm's epilogue costs nothing, and one product does standardisation, order and relative torsions at once.
+        raw = torch.addmm(self._offset, self._linear, z)
+        n = self.n_atoms
+        bonds, angles, torsions = raw[: n - 1], raw[n - 1 : self._n_rigid], raw[self._n_rigid :]
+        positions = self.internal.place_batch_last(bonds, angles, torsions)
+        return positions, log_abs_det(bonds, angles, dim=0) + self._log_scale
+
+    def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, dim) -> positions (B, N, 3) nm in a fixed frame and log |dx/dz| (B,), so that on the support
+        log R(z) = -beta U(x(z)) + log |dx/dz|. Differentiable; smooth and finite outside the support too."""
+        positions, log_det = self.to_cartesian_batch_last(z.T)
+        return positions.permute(2, 1, 0), log_det
+
+    def from_cartesian(self, positions: Tensor) -> Tensor:
+        """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""
+        self._require_fit()
+        raw = self._raw(positions)
+        deviation = raw[:, : self.n_stiff] - self._work_mean
+        rigid, torsions = deviation[:, : self._n_rigid], deviation[:, self._n_rigid :]
+        line = torch.cat([rigid, wrap(torsions)], dim=1) @ self._work_inverse.T
+        return torch.cat([line, wrap(raw[:, self.n_stiff :])], dim=1)
+
+    def _raw(self, positions: Tensor) -> Tensor:
+        """All raw coordinates (B, dim) in the order of z, torsions in [-pi, pi]."""
+        return torch.cat(self.internal.to_internal(positions), dim=1)[:, self._raw_index.to(positions.device)]
+
+    # The support
+
+    def inside(self, z: Tensor, positions: Tensor | None = None) -> Tensor:
+        """z (B, dim) -> (B,) bool: bonds positive, angles in (0, pi), stiff torsions within pi of their mean,
+        stereochemistry as in the input structure. `positions` (B, N, 3), if given, are not computed again."""
+        self._require_fit()
+        if positions is None:
+            positions = self.to_cartesian(z)[0]
+        deviation = z[:, : self.n_stiff] @ self._work_scale.T
+        rigid = deviation[:, : self._n_rigid] + self._work_mean[: self._n_rigid]
+        bonds, angles = rigid[:, : self.n_atoms - 1], rigid[:, self.n_atoms - 1 :]
+        narrow = deviation[:, self._n_rigid :].abs() < torch.pi
+        regular = (bonds > 0).all(-1) & ((angles > 0) & (angles < torch.pi)).all(-1) & narrow.all(-1)
+        return regular & self.stereo.matches(positions)
+
+    # Keeping
+
+    def state_dict(self) -> dict:
+        """The measurements and what they belong to: tensors and plain Python only."""
+        self._require_fit()
+        return {"mean": self.mean, "covariance": self.covariance, "names": list(self.names), "n_soft": self.n_soft}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave; raises InputError where it belongs to other coordinates."""
+        if list(state["names"]) != self.names or state["n_soft"] != self.n_soft:
+            raise InputError("the stored chart is one of other coordinates: another molecule or other soft torsions")
+        self._set(state["mean"].to("cpu", torch.float64), state["covariance"].to("cpu", torch.float64))
+
+
+def _words(labels: list[str], atoms: list[int], turn: bool) -> str:
+    """The labels of a row of the Z-matrix; `turn` lets them start at the end with the lower index."""
+    return " ".join(labels[i] for i in (atoms[::-1] if turn and atoms[0] > atoms[-1] else atoms))
+
+
+def _oriented(quadruples: Tensor) -> Tensor:
+    """Torsion atoms (n, 4), reversed where that puts the lower end first: a torsion is the same both ways."""
+    flip = quadruples[:, 0] > quadruples[:, 3]
+    return torch.where(flip[:, None], quadruples.flip(1), quadruples)

@@ -1,0 +1,56 @@
+"""Which implementation of the energy contract serves a molecule: the torch kernels where they cover it, else OpenMM."""
+
+from __future__ import annotations
+
+import torch
+
+from molsampler.basis.errors import InputError
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, check_platform
+from molsampler.molecules.energy.torch_energy import TorchEnergy, UnsupportedForce
+from molsampler.molecules.molecule import Molecule
+
+BACKENDS = ("auto", "torch", "openmm")
+
+
+def make_energy(
+    molecule: Molecule,
+    backend: str = "auto",
+    platform: str = "auto",
+    device: str | torch.device = "cpu",
+    compile: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Energy:
+    """The energy of `molecule`.
+
+    backend : "torch", "openmm", or "auto": torch where it covers every force, else OpenMM with one printed line
+    platform : OpenMM's platform, for the bridge: "CUDA", "OpenCL", "CPU", "Reference" or "auto"
+    device, compile, dtype : for the torch kernels
+    Raises InputError for a backend, platform or device that is not there, and for a force that "torch" does not cover.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown energy backend '{backend}'; choose one of {', '.join(BACKENDS)}")
+    device = check_device(device)
+    check_platform(platform)
+    if backend == "openmm":
+        return OpenMMEnergy(molecule, platform=platform)
+    try:
+        return TorchEnergy(molecule, dtype=dtype, device=device, compile=compile)
+    except UnsupportedForce as error:
+        if backend == "torch":
+            raise InputError(f"the torch energy does not cover {error}; use the backend 'openmm' or 'auto'") from error
+        energy = OpenMMEnergy(molecule, platform=platform)
+        print(f"energy: OpenMM ({energy.platform}) instead of torch, which does not cover {error}", flush=True)
+        return energy
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """`device` as a torch.device; raises InputError, naming what there is, if this machine does not have it."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if str(device) not in there:
+        raise InputError(f"device '{device}' is not there; this machine has {', '.join(there)}")
+    return torch.device(device)

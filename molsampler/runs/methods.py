@@ -1,0 +1,127 @@
+"""Method arms: the same trainer under other configurations, by name, for comparison with the literature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from molsampler.basis.errors import InputError
+from molsampler.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """description : one line; change : what it does to a configuration; baseline : the kernel of a classical annealed
+    SMC that learns nothing, or None"""
+
+    description: str
+    change: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    baseline: str | None = None
+
+
+BALANCE_COST = 3
+"""An update of trajectory balance takes the time of about so many of denoising; arms that do without one of them get
+its share of a budget in updates. Arms that differentiate through rollouts or see scores take longer for the same."""
+
+
+def _scratch(config: TrainConfig, **behaviour) -> TrainConfig:
+    """As the papers train: from the untrained policy, no warm start, no annealing."""
+    defaults = {"smc_every": 0, "moves_every": 0, "explore_share": 0.0}
+    return replace(
+        config,
+        start="scratch",
+        warm_updates=0,
+        updates=config.updates + config.warm_updates // BALANCE_COST,
+        optimiser=replace(config.optimiser, rate=1e-3, log_z_rate=5e-2, residual_limit=1e6),
+        behaviour=replace(config.behaviour, **(defaults | behaviour)),
+    )
+
+
+def _denoising_only(config: TrainConfig) -> TrainConfig:
+    warm_updates = config.warm_updates + BALANCE_COST * config.updates
+    return replace(config, warm_share=0.999, warm_updates=warm_updates, updates=0)
+
+
+def _on_policy(config: TrainConfig) -> TrainConfig:
+    return _scratch(config, replay_updates=0, replay="none")
+
+
+def _with(change: Callable[[TrainConfig], TrainConfig], **parts: dict) -> Callable[[TrainConfig], TrainConfig]:
+    """`change`, and then fields of the configuration or of its tables."""
+
+    def both(config: TrainConfig) -> TrainConfig:
+        config = change(config)
+        for name, value in parts.items():
+            if isinstance(value, dict):
+                value = replace(getattr(config, name), **value)
+            config = replace(config, **{name: value})
+        return config
+
+    return both
+
+
+def _same(config: TrainConfig) -> TrainConfig:
+    return config
+
+
+def _replay(priority: str, **behaviour) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: _scratch(config, replay=priority, **behaviour)
+
+
+def _tempered(gamma: float) -> Callable[[TrainConfig], TrainConfig]:
+    return _with(_replay("importance", smc_every=2), smc={"gamma": gamma}, behaviour={"gamma": gamma})
+
+
+ARMS: dict[str, Arm] = {
+    "default": Arm("annealed start, denoising, then TB + SMC with importance-weighted replay"),
+    "tb": Arm("TB on policy, from scratch", _on_policy),
+    "tb+uniform": Arm("TB with uniform replay", _replay("uniform")),
+    "tb+rank": Arm("TB with rank-prioritised replay", _replay("rank")),
+    "tb+iw": Arm("TB with importance-weighted replay", _replay("importance")),
+    "tb+smc": Arm("TB on policy and on fresh SMC particles", _replay("none", smc_every=1)),
+    "tb+smc+iw": Arm("TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", smc_every=2)),
+    **{
+        f"gamma-{gamma:g}": Arm(f"reinforced SMC with tempering goal gamma = {gamma:g}", _tempered(gamma))
+        for gamma in (0.0, 0.5)
+    },
+    "tb+exploration": Arm("TB on policy with exploration noise", _with(_on_policy, behaviour={"exploration": 0.3})),
+    "tb+langevin": Arm("TB on policy, Langevin parametrisation", _with(_on_policy, policy={"langevin": True})),
+    "tb+local-search": Arm(
+        "TB, rank-prioritised replay, MALA local search and exploration noise",
+        _replay("rank", moves_every=50, exploration=0.3),
+    ),
+    "log-variance": Arm("log-variance (VarGrad) on policy", _with(_on_policy, objective="log_variance")),
+    "subtb-fl": Arm(
+        "SubTB(0.9), forward-looking flow, on policy",
+        _with(_on_policy, objective="subtb", twist={"partial_energy": True}),
+    ),
+    "db": Arm("detailed balance on policy", _with(_on_policy, objective="db")),
+    "pis": Arm(
+        "reverse KL, pinned Brownian process, Langevin parametrisation",
+        _with(_on_policy, objective="reverse_kl", schedule={"process": "brownian"}, policy={"langevin": True}),
+    ),
+    "dds": Arm(
+        "reverse KL, Ornstein-Uhlenbeck process, Langevin parametrisation",
+        _with(_on_policy, objective="reverse_kl", policy={"langevin": True}),
+    ),
+    "brownian": Arm("default with the pinned Brownian process", _with(_same, schedule={"process": "brownian"})),
+    "langevin": Arm("default with the Langevin parametrisation", _with(_same, policy={"langevin": True})),
+    "partial-energy": Arm("default with partial energies in the twist", _with(_same, twist={"partial_energy": True})),
+    "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
+    "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
+    "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),
+    "smc-rw": Arm("classical annealed SMC, random-walk moves", baseline="random_walk"),
+}
+
+
+def find_arm(name: str) -> Arm:
+    """The arm of that name; InputError lists the names there are."""
+    if name not in ARMS:
+        known = "; ".join(f"{known} ({arm.description})" for known, arm in ARMS.items())
+        raise InputError(f"unknown arm '{name}'; choose from: {known}")
+    return ARMS[name]
+
+
+def apply_arm(name: str, config: TrainConfig) -> TrainConfig:
+    """`config` as the arm changes it."""
+    return find_arm(name).change(config)

@@ -1,0 +1,84 @@
+"""Frozen dataclasses to TOML and back; what a configuration file says is checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from molsampler.basis.errors import InputError
+
+T = TypeVar("T")
+
+
+def to_toml(config: Any, header: str = "") -> str:
+    """TOML text of a nested dataclass: its plain fields, then one table for every dataclass in it."""
+    lines = [f"# {line}" for line in header.splitlines()]
+    _table(config, (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _table(config: Any, path: tuple[str, ...], lines: list[str]) -> None:
+    if path:
+        lines += ["", f"[{'.'.join(path)}]"]
+    nested = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            nested.append((field.name, value))
+        elif value is not None:
+            # TOML writes these scalars as JSON does, but knows no pairs of surrogates
+            lines.append(f"{field.name} = {json.dumps(value, ensure_ascii=False)}")
+    for name, value in nested:
+        _table(value, (*path, name), lines)
+
+
+def read_toml(path: str | Path, base: T) -> T:
+    """`base` with the values that the TOML file at `path` names; InputError quotes what does not fit."""
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the configuration '{path}' cannot be read ({error.strerror}): check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration '{path}' is not TOML ({error}): mend it") from error
+    return update(base, values, str(path))
+
+
+def update(base: T, values: dict[str, Any], where: str) -> T:
+    """`base` with `values`, a nested dict, put in; unknown keys and wrong types raise InputError naming `where`."""
+    hints = get_type_hints(type(base))
+    names = [field.name for field in dataclasses.fields(base)]
+    changes = {}
+    for key, value in values.items():
+        if key not in names:
+            raise InputError(f"{where}: unknown key '{key}'; known are {', '.join(names)}")
+        current = getattr(base, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise InputError(f"{where}: '{key}' is a table, not {value!r}")
+            changes[key] = update(current, value, f"{where} [{key}]")
+        else:
+            changes[key] = _checked(value, hints[key], f"{where}: {key} = {value!r}")
+    return dataclasses.replace(base, **changes)
+
+
+def _checked(value: Any, kind: Any, what: str) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise InputError(f"{what} is not one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    if not any(type(value) is k for k in kinds):
+        raise InputError(f"{what} should be of type {' or '.join(k.__name__ for k in kinds)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{what} must be finite")
+    return value

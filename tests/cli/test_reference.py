@@ -1,0 +1,89 @@
+"""From the simulation to the stored reference, on a few femtoseconds of alanine dipeptide."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mdtraj as md
+import numpy as np
+import pytest
+import torch
+
+from molsampler.analysis.observables.basins import POSITIVE_PHI
+from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
+from molsampler.cli.main import main as cli
+from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceSettings
+from molsampler.molecules.energy.torch_energy import TorchEnergy
+from molsampler.molecules.loading.load import load_molecule
+from molsampler.runs.reference import store_reference
+
+SETTINGS = ReferenceSettings(
+    temperatures=2,
+    hottest=350.0,
+    ladders=3,
+    exchange_interval=4,
+    pivot_interval=2,
+    burn_in_ps=0.008,
+    production_ps=0.12,
+    frames=25,
+    frame_interval=2,
+)
+
+
+def test_the_reference_of_a_short_run_is_complete(tmp_path: Path) -> None:
+    molecule = load_molecule("aldp")
+    energy = TorchEnergy(molecule, compile=False)
+    double = TorchEnergy(molecule, dtype=torch.float64, compile=False)
+    reference = store_reference(
+        molecule, energy, SETTINGS, tmp_path, rescore=double, command="make it so", progress=False
+    )
+    assert not (tmp_path / STATE_FILE).exists()
+    loaded = md.load(str(tmp_path / "reference.dcd"), top=str(tmp_path / "reference.pdb"))
+    assert loaded.n_frames == reference.trajectory.n_frames == 25
+    positions = torch.from_numpy(loaded.xyz.astype(np.float64))
+    assert np.allclose(reference.potential_energy, double.energy(positions).numpy(), atol=0.01)  # dcd holds angstroms
+
+    summary = json.loads((tmp_path / "reference.json").read_text())
+    assert summary["command"] == "make it so" and summary["settings"]["ladders"] == 3
+    assert len(summary["acceptance"]) == 1 and summary["fraction_dropped"] == 0.0
+    assert summary["evaluations"] == energy.counter.by_purpose["md"]
+    found = summary["residues"]["ALA2"]
+    basins = reference.residues["ALA2"].basins
+    assert set(found["populations"]) == {*basins.names, POSITIVE_PHI} and set(found["free_energies"]) == {*basins.names}
+    assert abs(sum(found["populations"][name]["value"] for name in basins.names) - 1.0) < 1e-9
+    zero = max(basins.names, key=lambda name: found["populations"][name]["value"])
+    for name in basins.names:
+        ratio = found["populations"][name]["value"] / found["populations"][zero]["value"]
+        free = found["free_energies"][name]["value"]
+        assert free is None if ratio == 0 else abs(free + GAS_CONSTANT * 300.0 * np.log(ratio)) < 1e-9
+    assert reference.populations[f"ALA2 {POSITIVE_PHI}"].value == found["populations"][POSITIVE_PHI]["value"]
+    assert set(summary["convergence"]) == {"potential_energy", "ALA2"}
+    for name in (*basins.names, POSITIVE_PHI):
+        said = summary["convergence"]["ALA2"][name]
+        assert set(said) == {"counted", "first_half", "second_half", "split_rhat", "statistical_inefficiency"}
+    assert summary["convergence"]["potential_energy"]["statistical_inefficiency"] >= 1.0
+
+
+def test_the_script_is_the_command(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "main", lambda arguments: seen.append(arguments) or 3)
+    script = Path(__file__).parents[2] / "scripts" / "make_reference.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "aldp", "--ladders", "4"])
+    with pytest.raises(SystemExit, match="3"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert seen == [["reference", "aldp", "--ladders", "4"]]
+
+
+def test_the_state_stays_where_it_is_asked_for(tmp_path: Path) -> None:
+    molecule = load_molecule("aldp")
+    energy = TorchEnergy(molecule, compile=False)
+    short = replace(SETTINGS, production_ps=0.024, keep_state=True, frames=5, ladders=2)
+    first = store_reference(molecule, energy, short, tmp_path, progress=False)
+    spent = energy.counter.by_purpose["md"]
+    again = store_reference(molecule, energy, replace(short, keep_state=False), tmp_path, progress=False)
+    assert np.array_equal(first.trajectory.xyz, again.trajectory.xyz)
+    assert energy.counter.by_purpose["md"] == spent and not (tmp_path / STATE_FILE).exists()

@@ -1,0 +1,204 @@
+"""Whole runs on alanine dipeptide at sizes where nothing is learnt but every part has to do its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mdtraj as md
+import numpy as np
+import openmm
+import pytest
+import torch
+
+from molsampler.cli.main import main as cli
+from molsampler.store.run_directory import RESULTS, RUN_FILES, RunDirectory
+from molsampler.store.config_file import read_toml
+from molsampler.runs.molecule import EUBO_FRAMES, RunConfig
+from molsampler.molecules.loading.load import load_molecule
+from molsampler.runs.sampling import SMC_RUNS
+
+CONFIG = """
+samples = 192
+threads = 1
+backend = "torch"
+[setup]
+chains = 32
+burn_in = 0.02
+length = 0.05
+interval = 0.005
+[train]
+warm_updates = 200
+updates = 100
+precision = "float32"
+compile = false
+evaluations = 30
+evaluation_samples = 32
+checkpoint_seconds = 0.1
+[train.schedule]
+n_steps = 4
+[train.policy]
+width = 16
+depth = 2
+[train.twist]
+width = 16
+depth = 2
+[train.smc]
+chunk = 2
+[train.anneal]
+particles = 192
+moves = 1
+last_moves = 4
+[train.behaviour]
+batch = 16
+warm_batch = 64
+smc_particles = 16
+moves_every = 25
+moves_parents = 32
+moves_steps = 2
+capacity = 1000
+prefill_frames = 2
+prefill_steps = 2
+explore_capacity = 400
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "tiny.toml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> RunDirectory:
+    """A run from end to end, with what it says."""
+    threads = torch.get_num_threads()
+    try:
+        assert cli.run_aldp(["--config", str(folder / "tiny.toml"), "--out", str(folder / "whole"), "--quiet"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return RunDirectory(folder / "whole")
+
+
+def reference_energies(positions: np.ndarray) -> np.ndarray:
+    """kJ/mol of positions (M, N, 3) nm, by a context of its own on OpenMM's Reference platform."""
+    integrator = openmm.VerletIntegrator(0.001)
+    system = load_molecule("aldp").system
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    energies = []
+    for frame in positions:
+        context.setPositions(frame.astype(np.float64))
+        energies.append(context.getState(getEnergy=True).getPotentialEnergy()._value)
+    return np.array(energies)
+
+
+def assert_samples(run: RunDirectory, n: int) -> None:
+    trajectory = md.load(str(run / "samples.dcd"), top=str(run / "topology.pdb"))
+    assert trajectory.n_frames == n and trajectory.n_atoms == 22
+    with np.load(run / "weights.npz") as stored:
+        log_weights, energy, log_prob = (stored[k] for k in ("log_weights", "potential_energy", "log_prob"))
+    assert log_weights.shape == energy.shape == log_prob.shape == (n,)
+    assert not np.isnan(log_weights).any() and np.isfinite(log_weights).any()
+    assert np.array_equal(np.isfinite(log_weights), np.isfinite(log_prob))
+    # the file rounds positions to float32, of which a clash makes a large difference: compare calm frames absolutely
+    again = reference_energies(trajectory.xyz)
+    calm = np.isfinite(again) & (again < 2e3)
+    assert calm.sum() >= 1
+    np.testing.assert_allclose(energy[calm], again[calm], atol=0.05, rtol=1e-4)
+
+
+def test_a_run_leaves_everything_it_promises(run):
+    for name in RUN_FILES:
+        assert (run / name).is_file() and (run / name).stat().st_size > 0, name
+    assert_samples(run, 192)
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+    config = read_toml(run / "config.toml", RunConfig())
+    assert (config.samples, config.train.warm_updates, config.train.updates) == (192, 200, 100)
+    rows = run.read_metrics_rows()
+    assert [int(row["update"]) for row in rows] == list(range(10, 301, 10))
+    assert {row["phase"] for row in rows} == {"denoising", "trajectory balance"}
+
+
+def test_md_is_at_most_half_of_the_evaluations(run):
+    metrics = run.load_metrics()
+    total, of_md = metrics["evaluations"]["value"], metrics["evaluations_md"]["value"]
+    assert 0 < of_md <= 0.5 * total
+    purposes = [name for name in metrics if name.startswith("evaluations_")]
+    assert sum(metrics[name]["value"] for name in purposes) == total
+
+
+def test_the_bounds_hold_log_z_between_them(run):
+    """ELBO < log Z < EUBO; the first over the policy's samples, the second over frames of the reference."""
+    metrics = run.load_metrics()
+    assert metrics["elbo"]["value"] < -178.7 < metrics["eubo"]["value"] < 1e4
+    assert 900 < metrics["eubo_trajectories"]["value"] <= EUBO_FRAMES
+
+
+def checkpoint(run: RunDirectory) -> dict:
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def start(folder: Path, out: Path, *flags: str) -> subprocess.Popen:
+    code = "import sys; from molsampler.cli.main import run_aldp; sys.exit(run_aldp())"
+    command = [sys.executable, "-c", code, "--config", str(folder / "tiny.toml"), "--out", str(out), "--quiet", *flags]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(child: subprocess.Popen, run: RunDirectory, n: int) -> None:
+    """Until metrics.csv has n rows; the child must still be at work."""
+    end = time.monotonic() + 120.0
+    while len(run.read_metrics_rows()) < n or not (run / "checkpoint.pt").is_file():
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < end, "no rows"
+        time.sleep(0.02)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, folder):
+    """kill -9 in denoising, --resume, SIGTERM in trajectory balance (status 130), --resume: the same figures and the
+    same parameters as the run that was left alone."""
+    broken = RunDirectory(folder / "broken")
+    child = start(folder, broken.path)
+    try:
+        wait_for_rows(child, broken, 4)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait(20) == -signal.SIGKILL
+        assert not (broken / "report.html").exists() and checkpoint(broken)["trainer"]["done"] < 300
+        child = start(folder, broken.path, "--resume")
+        wait_for_rows(child, broken, 22)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 130
+        done = checkpoint(broken)["trainer"]["done"]
+        assert 220 <= done < 300 and not (broken / "report.html").exists()
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.stderr.close()
+    threads = torch.get_num_threads()
+    try:
+        assert cli.run_aldp(["--out", str(broken.path), "--resume", "--quiet"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(run.read_metrics_rows(), broken.read_metrics_rows(), strict=True):
+        assert {**one, "seconds": ""} == {**two, "seconds": ""}
+    whole, mended = (checkpoint(r)["trainer"]["learner"] for r in (run, broken))
+    for part in ("policy", "twist"):
+        assert all(torch.equal(whole[part][name], mended[part][name]) for name in whole[part])
+    assert all(torch.equal(a, b) for a, b in zip(whole["averaged"], mended["averaged"], strict=True))
+    assert torch.equal(whole["log_z"], mended["log_z"])
+    with np.load(run / "weights.npz") as one, np.load(broken / "weights.npz") as two:
+        assert all(np.array_equal(one[name], two[name]) for name in one.files)
+    assert all((broken / name).is_file() for name in RESULTS)
+
+
+def test_new_samples_by_smc_replace_the_old_ones(run, folder):
+    """After the comparison above, which needs the first ones."""
+    assert cli.main(["sample", str(run.path), "--n", "130", "--sampler", "smc", "--quiet"]) == 0
+    assert_samples(run, 3 * SMC_RUNS)
+    with np.load(run / "weights.npz") as stored:
+        assert np.array_equal(stored["group"], np.repeat(np.arange(SMC_RUNS), 3))
+    assert run.load_metrics()["samples"]["value"] == 3 * SMC_RUNS

@@ -1,0 +1,278 @@
+"""Whole runs on synthetic targets: what they write, how they resume, what they refuse, and that the core learns."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from molsampler.runs import synthetic
+from molsampler.runs.tables import Finished, table
+from molsampler.store.run_directory import RunDirectory
+from molsampler.cli.synthetic import main
+from molsampler.targets.synthetic import make_synthetic
+
+TINY = """
+samples = 4000
+[train]
+warm_updates = 40
+updates = 24
+precision = "float32"
+compile = false
+evaluations = 4
+evaluation_samples = 200
+checkpoint_seconds = 0.0
+[train.schedule]
+n_steps = 6
+[train.policy]
+width = 16
+depth = 2
+[train.twist]
+width = 16
+depth = 2
+[train.smc]
+chunk = 2
+[train.anneal]
+particles = 256
+moves = 2
+last_moves = 4
+[train.behaviour]
+batch = 32
+warm_batch = 240
+smc_particles = 64
+moves_every = 20
+moves_parents = 64
+moves_steps = 2
+capacity = 2000
+prefill_frames = 2
+prefill_steps = 2
+warm_rollouts = 64
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_comparisons():
+    """Two pairs for the floor in place of twelve, and torch's threads put back."""
+    threads, pairs = torch.get_num_threads(), synthetic.FLOOR_PAIRS
+    synthetic.FLOOR_PAIRS = 2
+    yield
+    synthetic.FLOOR_PAIRS = pairs
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("synthetic") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def run(tiny: Path, out: Path, *more: str, target: str = "gmm25") -> int:
+    return main([target, "--config", str(tiny), "--out", str(out), "--threads", "1", "--quiet", *more])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny) -> Path:
+    out = tiny.parent / "whole"
+    assert run(tiny, out) == 0
+    return out
+
+
+def metrics_of(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_a_run_writes_what_it_promises(whole):
+    metrics = metrics_of(whole)
+    wanted = ("elbo", "eubo", "log_z_estimate", "ess", "w2_squared", "w2_squared_floor", "modes_found", "mmd")
+    assert all(set(metrics[name]) == {"value", "stderr"} for name in metrics)
+    assert all(math.isfinite(metrics[name]["value"]) for name in wanted)
+    assert metrics["elbo"]["value"] < 0.0 < metrics["eubo"]["value"] and metrics["log_z_true"]["value"] == 0.0
+    gap = metrics["eubo_minus_elbo"]["value"]
+    assert gap == pytest.approx(metrics["eubo_gap"]["value"] + metrics["elbo_gap"]["value"])
+    assert metrics["w2_squared"]["value"] > 0.3 * metrics["w2_squared_floor"]["value"] > 0.0
+    for name in ("samples.png", "training.png", "resampling.png", "config.toml", "checkpoint.pt", "metrics.csv"):
+        assert (whole / name).stat().st_size > 0, name
+
+
+def test_figures_are_those_of_the_samples_written(whole):
+    """ELBO, log Z and ESS again from samples.npz, whose log R is that of the target at the samples themselves, times
+    the Jacobian of the chart, which moves no weight."""
+    with np.load(whole / "samples.npz") as stored:
+        x, log_w, log_prob = stored["x"], stored["log_weights"], stored["log_prob"]
+    metrics, target = metrics_of(whole), make_synthetic("gmm25")
+    assert x.shape == (4000, 2) and metrics["elbo"]["value"] == pytest.approx(log_w.mean())
+    w = np.exp(log_w - log_w.max())
+    assert metrics["ess"]["value"] == pytest.approx(w.sum() ** 2 / (w**2).sum() / 4000)
+    assert metrics["log_z_estimate"]["value"] == pytest.approx(math.log(w.mean()) + log_w.max())
+    difference = log_prob - target.log_prob(torch.as_tensor(x, dtype=torch.float64)).numpy()
+    assert np.ptp(difference) < 1e-2 and metrics["modes_found"]["value"] == target.count_modes(
+        torch.as_tensor(x[:2000])
+    )
+
+
+def test_rows_of_training_hold_the_eubo(whole):
+    rows = RunDirectory(whole).read_metrics_rows()
+    assert [row["phase"] for row in rows] == ["denoising"] * 2 + ["trajectory balance"] * 2
+    assert all(float(row["elbo"]) < 0.0 < float(row["eubo"]) for row in rows)  # log Z is 0
+    assert int(rows[1]["evaluations_rollout"]) == 64 + 2 * 200  # weighted rollouts of the warm start, two evaluations
+    # the comparison with the truth is not part of the cost
+    spent = sum(int(rows[-1][f"evaluations_{word}"]) for word in ("prefill", "rollout", "smc", "local_moves"))
+    assert metrics_of(whole)["evaluations"]["value"] == spent
+
+
+def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, whole, monkeypatch):
+    out = tiny.parent / "stopped"
+    evaluate = synthetic.SyntheticJob.row
+
+    def stop_after(self):
+        self.stop = self.trainer.done > 30
+        return evaluate(self)
+
+    monkeypatch.setattr(synthetic.SyntheticJob, "row", stop_after)
+    assert run(tiny, out) == 130 and not (out / "metrics.json").exists()
+    monkeypatch.undo()
+    assert run(tiny, out, "--resume") == 0
+    first, second = metrics_of(whole), metrics_of(out)
+    for name in first:
+        if "seconds" not in name:
+            assert first[name] == second[name], name
+
+
+def test_a_run_is_not_taken_for_another(tiny, whole, capsys):
+    """Neither --resume nor a saved configuration lets the figures of one target, arm or seed stand for another's."""
+    assert run(tiny, whole, "--resume", "--arms", "tb") == 2
+    assert run(tiny, whole, "--resume", "--seeds", "3") == 2
+    saved = whole / "config.toml"
+    assert run(saved, whole.parent / "other", target="funnel-10d") == 2
+    told = capsys.readouterr().err
+    assert "arm 'default', seed 0" in told and "seed 3 were asked for" in told and "of target 'gmm25'" in told
+    assert not (whole.parent / "other").exists()
+
+
+def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
+    before = (whole / "metrics.json").stat().st_mtime_ns
+    assert run(tiny, whole) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (whole / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gmm41-2d"], ("'gmm41-2d'", "gmm40-2d")),
+        (["gmm25", "--arms", "tb+magic"], ("'tb+magic'", "tb+smc+iw")),
+        (["gmm25", "--minutes", "-1"], ("--minutes -1",)),
+        (["gmm25", "--samples", "10"], ("--samples 10", "2000")),
+        (["gmm25", "--arms", "smc-rw", "--config", "few.toml"], ("100 particles", "2000")),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.toml").write_text("[train.anneal]\nparticles = 100\n")
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in words) and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_and_seeds_make_one_table(tiny, capsys):
+    out = tiny.parent / "arms"
+    arguments = ("--arms", "tb+iw", "smc-rw", "--seeds", "0", "1")
+    assert run(tiny, out, *arguments) == 0
+    assert "| tb+iw |" in capsys.readouterr().out
+    folders = [(arm, seed, out / f"{arm}-{seed}") for arm in ("tb+iw", "smc-rw") for seed in (0, 1)]
+    finished = [Finished(arm, seed, folder, metrics_of(folder)) for arm, seed, folder in folders]
+    made = table(finished)
+    values = [run.metrics["w2_squared"]["value"] for run in finished[:2]]
+    assert values[0] != values[1]
+    assert made.loc["tb+iw", ("w2_squared", "mean")] == pytest.approx(np.mean(values))
+    assert made.loc["tb+iw", ("w2_squared", "std")] == pytest.approx(np.std(values, ddof=1))
+    assert np.isnan(made.loc["smc-rw", ("ess", "mean")]) and (out / "table.csv").is_file()
+    assert (out / "arms.png").stat().st_size > 0
+    assert metrics_of(out / "tb+iw-0").keys() > {"eubo"} and "evaluations_prefill" not in metrics_of(out / "tb+iw-0")
+    # finished runs are taken as they are
+    before = (out / "tb+iw-0" / "metrics.json").stat().st_mtime_ns
+    assert run(tiny, out, *arguments, "--resume") == 0
+    assert (out / "tb+iw-0" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_classical_arm_estimates_log_z_with_its_error(tiny):
+    """Eight runs of annealed SMC on 25 wells; 4.5 standard errors with eight runs' own scatter is 1 in 350, so the
+    bound is 8 of them (Student's t, 7 degrees of freedom: 9e-5)."""
+    out = tiny.parent / "classical"
+    assert run(tiny, out, "--arms", "smc-hmc") == 0
+    found = metrics_of(out)
+    estimate = found["log_z_estimate"]
+    assert abs(estimate["value"]) < 8.0 * estimate["stderr"] and 0.0 < estimate["stderr"] < 0.3
+    assert found["modes_found"]["value"] == 25 and found["evaluations"]["value"] == found["evaluations_smc"]["value"]
+    assert "ess" not in found and (out / "samples.png").is_file() and (out / "config.toml").is_file()
+    assert found["training_seconds"]["value"] > 0.0
+
+
+LEARN = """
+samples = 4000
+[train]
+warm_updates = {warm}
+updates = 20
+precision = "float32"
+compile = false
+evaluations = 2
+evaluation_samples = 500
+[train.anneal]
+particles = 2048
+last_moves = 20
+[train.behaviour]
+prefill_frames = 8
+moves_every = 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "modes", "warm", "ess", "eubo"), [("gmm40-2d", 40, 400, 0.08, 2.0), ("gmm25", 25, 300, 0.12, 1.5)]
+)
+def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
+    """Annealing and denoising: every mode, log Z by importance weights within 4.5 of its standard errors, and an ESS
+    and an EUBO that an untrained policy is far from."""
+    (tmp_path / "learn.toml").write_text(LEARN.format(warm=warm))
+    arguments = ["--config", str(tmp_path / "learn.toml"), "--threads", "1", "--quiet"]
+    assert main([target, *arguments, "--out", str(tmp_path / "run")]) == 0
+    found = RunDirectory(tmp_path / "run").load_metrics()
+    assert found["modes_found"]["value"] == modes
+    log_z = found["log_z_estimate"]
+    assert log_z["stderr"] < 0.1 and abs(log_z["value"]) < 4.5 * log_z["stderr"]
+    assert found["ess"]["value"] > ess and found["eubo_gap"]["value"] < eubo
+
+
+BALANCE = """
+samples = 4000
+[train]
+warm_updates = 0
+updates = 400
+precision = "float32"
+compile = false
+evaluations = 2
+evaluation_samples = 500
+[train.policy]
+width = 64
+[train.behaviour]
+batch = 128
+smc_particles = 256
+"""
+
+
+def test_balance_smc_and_replay_learn_from_scratch(tmp_path):
+    """No annealing and no denoising: trajectory balance on rollouts, SMC and replay finds all 25 modes. With the sign
+    of the residual, the weights of SMC or those of the buffer broken it does not reach these bounds."""
+    (tmp_path / "balance.toml").write_text(BALANCE)
+    arguments = ["--config", str(tmp_path / "balance.toml"), "--threads", "1", "--quiet", "--arms", "tb+smc+iw"]
+    assert main(["gmm25", *arguments, "--out", str(tmp_path / "run")]) == 0
+    found = RunDirectory(tmp_path / "run").load_metrics()
+    assert found["modes_found"]["value"] == 25 and found["ess"]["value"] > 0.05 and found["eubo_gap"]["value"] < 3.0
+    for name in ("log_z_estimate", "smc_log_z_estimate"):
+        log_z = found[name]
+        assert log_z["stderr"] < 0.2 and abs(log_z["value"]) < 4.5 * log_z["stderr"]
