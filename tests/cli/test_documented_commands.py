@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.cli import synthetic as synthetic_cli
 
 ROOT = Path(__file__).resolve().parents[2]
