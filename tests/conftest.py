@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
 
 _FLAGS = {"slow": "--slow", "gpu": "--gpu"}
 _ONE_THREAD = dict.fromkeys(
@@ -37,12 +36,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread a worker, and a process that it starts: two workers with two threads each would wait for each other."""
+    """One thread a worker, and a process that it starts: two workers of two threads each would wait for each other."""
     # torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if getattr(config.option, "numprocesses", None):
         os.environ.update(_ONE_THREAD)  # before the workers start, which inherit it
     if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch  # here, for the process that hands out the tests has no use for it
+
         torch.set_num_threads(1)
 
 
@@ -71,8 +72,11 @@ def _reason(item: pytest.Item, config: pytest.Config) -> str | None:
     for mark, flag in _FLAGS.items():
         if item.get_closest_marker(mark) and not config.getoption(flag):
             return f"marked {mark}: runs with {flag}"
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        return "marked gpu: no CUDA device here"
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            return "marked gpu: no CUDA device here"
     return None
 
 
