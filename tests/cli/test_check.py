@@ -30,6 +30,12 @@ def aldp():
     return understand("aldp")
 
 
+@pytest.fixture
+def no_stopwatch(aldp, monkeypatch) -> None:
+    """The speeds that were measured once: a measurement takes as long as all the rest."""
+    monkeypatch.setattr("molsampler.preparation.check._measure_speed", lambda *arguments: aldp.speed)
+
+
 def test_energies_are_those_of_openmm(aldp):
     mol = molecule("aldp")
     assert aldp.energies.total == pytest.approx(potential_energy(mol.system, mol.positions), abs=1e-6)
@@ -104,6 +110,7 @@ def test_the_untrained_sampler_is_stated_and_finite(aldp):
     assert found.held < found.median < 1000.0 and found.inside > 0.95 and 1.0 < found.condition_number < 100.0
 
 
+@pytest.mark.usefixtures("no_stopwatch")
 def test_the_same_question_has_the_same_answer(aldp):
     again = understand("aldp")
     assert again.standardisation == aldp.standardisation and again.energies == aldp.energies
@@ -127,6 +134,7 @@ def test_what_is_printed_holds_what_was_found(aldp):
     assert text.count("    rotor ") == 3
 
 
+@pytest.mark.usefixtures("no_stopwatch")
 def test_a_molecule_without_a_minimum_gets_a_warning_and_no_standardisation(aldp, monkeypatch):
     monkeypatch.setattr("molsampler.preparation.check.nearest_minimum", lambda system, x: (x, 0.0))
     mol = molecule("aldp")
@@ -141,6 +149,7 @@ def test_a_molecule_without_a_minimum_gets_a_warning_and_no_standardisation(aldp
     assert "condition number" not in "\n".join(describe(found, preset("cpu")))
 
 
+@pytest.mark.usefixtures("no_stopwatch")
 def test_a_molecule_too_large_to_wait_for_is_told(monkeypatch):
     monkeypatch.setattr("molsampler.preparation.check._PATIENCE", 0.0)
     found = understand("aldp")
