@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from molsampler.store.config_file import update
-from molsampler.training.config import TrainConfig
-
 TRAIN: dict[str, Any] = {
     "warm_updates": 40,
     "updates": 24,
@@ -77,11 +74,6 @@ MOLECULE: dict[str, Any] = {
         },
     ),
 }
-
-
-def train_config(**changes: Any) -> TrainConfig:
-    """TRAIN as the object that a trainer takes."""
-    return update(TrainConfig(), merged(TRAIN, changes), "tests/tiny.py")
 
 
 def toml(values: dict[str, Any], path: str = "") -> str:
