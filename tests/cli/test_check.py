@@ -160,8 +160,8 @@ def test_a_molecule_too_large_to_wait_for_is_told(monkeypatch):
 
 
 def test_six_residues_are_understood_in_time(tmp_path, monkeypatch, capsys):
-    """ACE-PRO-LEU-TRP-LYS-GLN-GLN-NME, 125 atoms, on one thread; time is counted in evaluations of its energy by OpenMM's
-    Reference platform, for machines differ."""
+    """ACE-PRO-LEU-TRP-LYS-GLN-GLN-NME, 125 atoms, on one thread. Machines differ, so time is counted in evaluations of
+    its energy by OpenMM's Reference platform."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "six.pdb").write_text(capped_segment(21, 26))
     make_system("six", Request(pdb=tmp_path / "six.pdb", forcefield=FORCE_FIELD), say=lambda text: None)
