@@ -47,6 +47,8 @@ def weights(study: Study) -> None:
     else:  # log-weights are then no longer those of trajectories, and there is no ELBO
         ess, log_z = estimates.run_estimates(log_weights, samples.group)
         metrics["runs"] = len(np.unique(samples.group))
+        if samples.distinct_ancestors is not None:
+            metrics["smc_distinct_ancestors"] = float(np.mean(samples.distinct_ancestors))
     metrics |= {
         "samples": n,
         "ess": ess,

@@ -16,20 +16,26 @@ from molsampler.molecules.dynamics.reference_simulation import ReferenceSettings
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import find_system_folder, load_molecule
-from molsampler.runs.presets import preset
+from molsampler.runs.presets import PresetName
 
 
-def check(system: Annotated[str, tyro.conf.Positional], platform: str = "auto", device: str = "cpu") -> None:
+def check(
+    system: Annotated[str, tyro.conf.Positional],
+    platform: str = "auto",
+    device: str = "cpu",
+    preset: PresetName = "cpu",
+) -> None:
     """Tell what was understood of a system, and how it will run; takes some seconds, nothing is compiled.
 
     Args:
         system: A name in systems/, a folder that holds a system.toml, or the file itself.
         platform: OpenMM platform for the energy; naming one takes OpenMM instead of the torch kernels.
         device: Where the torch energy lives: cpu, cuda.
+        preset: Whose schedule is told.
     """
     from molsampler.preparation.check import understand
 
-    for line in describe(understand(system, platform, device), preset("cpu")):
+    for line in describe(understand(system, platform, device), preset):
         print(line)
 
 

@@ -1,4 +1,4 @@
-"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of job shares."""
+"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of run shares."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tqdm import tqdm
 
 from molsampler import __version__
-from molsampler.store.run_directory import RunDirectory
-from molsampler.store.config_file import to_toml
-from molsampler.basis.errors import InputError
-from molsampler.store.atomic import atomic_path
+from molsampler.basis.settings import check_values, without_effect
 from molsampler.store.atomic import write_text
+from molsampler.store.checkpoint import write_checkpoint
+from molsampler.store.config_file import to_toml
+from molsampler.store.run_directory import RunDirectory
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 
@@ -43,22 +42,39 @@ class TrainingRun:
         """One row of metrics.csv."""
         return self.trainer.evaluate()
 
-    def target_state(self) -> dict:
-        """What a checkpoint holds of the target, tensors and plain Python: its coordinates."""
-        return {}
+    def coordinates_state(self) -> dict:
+        """What a checkpoint holds of the target: the state of its coordinates."""
+        return self.trainer.target.coordinates.state_dict()
+
+    def close(self) -> None:
+        """Let go of the directory. Safe to call twice."""
+        self.run.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def fix_budget(self) -> None:
         """Turn minutes into numbers of updates, once, and write config.toml."""
         self.trainer.plan()
-        updates = {"warm_updates": self.trainer.warm_updates, "updates": self.trainer.updates}
-        self.config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **updates))
-        self.trainer.config = self.config.train
+        self._take_budget()
+
+    def extend(self, minutes: float) -> None:
+        """Train for `minutes` in all, from where the run is; InputError where it trains for as long already."""
+        self.trainer.extend(minutes)
+        self._take_budget()
+
+    def _take_budget(self) -> None:
+        self.config = dataclasses.replace(self.config, train=self.trainer.config)
         write_config(self.config, self.run)
 
     def train(self, progress: bool = True) -> bool:
         """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written."""
         trainer, config = self.trainer, self.config.train
-        every = max(trainer.total // max(config.evaluations, 1), 1)
+        self.stop = False
+        every = max(trainer.total // config.evaluations, 1)
         saved = time.perf_counter()
         bar = tqdm(
             total=trainer.total,
@@ -90,14 +106,12 @@ class TrainingRun:
     def save(self) -> None:
         """checkpoint.pt, atomically: everything to go on from."""
         state = {
-            "version": __version__,
             "config": dataclasses.asdict(self.config),
-            "target": self.target_state(),
+            "coordinates": self.coordinates_state(),
             "trainer": self.trainer.state_dict(),
             "timings": self.timings,
         }
-        with atomic_path(self.run / "checkpoint.pt") as path:
-            torch.save(state, path)
+        write_checkpoint(self.run / "checkpoint.pt", state)
 
 
 def write_config(config: Any, run: RunDirectory) -> None:
@@ -126,31 +140,20 @@ class _stopping:
             signal.signal(number, handler)
 
 
-def read_checkpoint(path: Path) -> dict:
-    """What `save` wrote; InputError where it is missing or damaged."""
-    if not path.is_file():
-        raise InputError(f"'{path}' is not there: train first, or name another run directory")
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it"
-        ) from error
+def check_settings(config: Any) -> None:
+    """InputError for settings of a configuration that are out of range, of a wrong type, or do not go together."""
+    check_values(config)
+    config.train.check()
 
 
-def misfit(path: Path, error: Exception) -> InputError:
-    """The sentence for a checkpoint whose contents do not fit."""
-    return InputError(f"the checkpoint '{path}' does not fit this version of molsampler ({error}): train again")
-
-
-MISFITS = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+def tell_idle(config: Any, say: Say) -> None:
+    """Say which settings that were changed have no effect with the others chosen."""
+    for sentence in without_effect(config):
+        say(f"note: {sentence}")
 
 
 def settle(config: Any) -> Any:
     """Set torch's threads as `config.threads` says (0: leave them), and decide a precision left open."""
-    if config.threads < 0:
-        raise InputError(f"threads = {config.threads} is not usable: give a positive number, or 0 for all cores")
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.train.precision == "auto":

@@ -7,9 +7,10 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import misfit_of
 
 T = TypeVar("T")
 
@@ -67,18 +68,13 @@ def update(base: T, values: dict[str, Any], where: str) -> T:
 
 
 def _checked(value: Any, kind: Any, what: str) -> Any:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(f"{what} is not one of {', '.join(map(repr, get_args(kind)))}")
-        return value
-    kinds = get_args(kind) or (kind,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    """The value, a whole number as a float where one is wanted; InputError where it is of another kind."""
+    if float in (get_args(kind) or (kind,)) and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError:
             value = math.inf
-    if not any(type(value) is k for k in kinds):
-        raise InputError(f"{what} should be of type {' or '.join(k.__name__ for k in kinds)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{what} must be finite")
+    misfit = misfit_of(value, kind)
+    if misfit is not None:
+        raise InputError(f"{what} {misfit}")
     return value

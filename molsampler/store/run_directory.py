@@ -35,8 +35,8 @@ class Samples:
     """Frames of samples.dcd and, in their order, (n,) float64 arrays.
 
     log_weights : -inf for samples out of support;  potential_energy : kJ/mol;  log_prob : log R of the target
-    group : (n,) int, which independent run of sequential Monte Carlo a sample comes from; None where all are
-        independent
+    group : (n,) int, which independent SMC pass a sample comes from; None where all are independent
+    distinct_ancestors : (passes,) int, how many particles of each pass had descendants; None where there are no passes
     """
 
     trajectory: md.Trajectory
@@ -44,6 +44,7 @@ class Samples:
     potential_energy: np.ndarray
     log_prob: np.ndarray
     group: np.ndarray | None = None
+    distinct_ancestors: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -108,12 +109,14 @@ class RunDirectory:
         log_prob: np.ndarray,
         *,
         group: np.ndarray | None = None,
+        distinct_ancestors: np.ndarray | None = None,
         offset: float = 0.5,
     ) -> None:
-        """topology.pdb, samples.dcd, weights.npz and resampled.dcd, replacing those of an earlier sampling.
+        """topology.pdb, samples.dcd, weights.npz and resampled.dcd, replacing those of an earlier sampling, whose
+        figures, pictures and report go.
 
         positions : (M, N, 3) nm, finite;  log_weights, potential_energy (kJ/mol), log_prob : (M,)
-        group : (M,) int, see `Samples`;  offset : in [0, 1), the uniform number of systematic resampling
+        group, distinct_ancestors : see `Samples`;  offset : in [0, 1), the uniform number of systematic resampling
         resampled.dcd is left out where no sample lies on the support.
         """
         mdtop = topology if isinstance(topology, md.Topology) else md.Topology.from_openmm(topology)
@@ -131,6 +134,10 @@ class RunDirectory:
                 raise ValueError(f"{name} must be ({len(positions)},) without NaN; its shape is {array.shape}")
         trajectory = md.Trajectory(positions, mdtop)
         weights = normalised(arrays["log_weights"])
+        if distinct_ancestors is not None:
+            arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
+        for name in ("metrics.json", "report.html", *PICTURES):
+            (self / name).unlink(missing_ok=True)
         write_pdb(self / "topology.pdb", trajectory[0])
         with atomic_path(self / "samples.dcd") as path:
             trajectory.save_dcd(str(path))
@@ -158,6 +165,7 @@ class RunDirectory:
             raise InputError(
                 f"The samples in '{self.path}' cannot be read ({error}): draw them again with `molsampler sample`."
             ) from error
+        arrays.pop("distinct_ancestors", None)
         if any(array.shape != (trajectory.n_frames,) for array in arrays.values()):
             raise InputError(
                 f"'{self.path}' has {trajectory.n_frames} frames in samples.dcd and {len(samples.log_weights)} weights "

@@ -62,12 +62,12 @@ def test_wrap():
     assert float(torch.sin(0.5 * (wrapped - torch.tensor(expected, dtype=torch.float64))).abs().max()) < 1e-6
     assert bool((wrapped.abs() <= math.pi + 1e-12).all())
     # a line coordinate is left alone
-    line, circle = Space(1, 1).wrap(torch.tensor([[7.0, 7.0]]))[0].tolist()
+    line, circle = Space.of(1, 1).wrap(torch.tensor([[7.0, 7.0]]))[0].tolist()
     assert line == 7.0 and circle == pytest.approx(7.0 - 2.0 * math.pi, abs=1e-6)
 
 
 def test_features_have_no_seam():
-    space = Space(2, 2)
+    space = Space.of(2, 2)
     below = torch.tensor([0.3, -1.0, math.pi - 1e-4, 0.5])
     above = torch.tensor([0.3, -1.0, -math.pi + 1e-4, 0.5])
     difference = (space.features(below) - space.features(above)).abs().max()
@@ -78,7 +78,7 @@ def test_features_have_no_seam():
 
 
 def test_sample_normal_has_its_moments():
-    space = Space(1, 2)
+    space = Space.of(1, 2)
     mean = torch.tensor([0.7, 3.0, -1.0])
     log_var = 2.0 * torch.tensor([0.4, 0.5, 2.0]).log()
     x = space.sample_normal(mean.expand(40_000, 3), log_var, seeded(1)).double()
@@ -92,7 +92,7 @@ def test_sample_normal_has_its_moments():
 
 
 def test_log_normal_is_the_sum_of_its_coordinates():
-    space = Space(2, 1)
+    space = Space.of(2, 1)
     x, mean = torch.randn(5, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
     log_var = torch.tensor([-1.0, 0.5, -3.0])
     line = torch.distributions.Normal(mean[:, :2], (0.5 * log_var[:2]).exp()).log_prob(x[:, :2]).sum(-1)
@@ -101,7 +101,7 @@ def test_log_normal_is_the_sum_of_its_coordinates():
 
 
 def test_prior_is_normalised_and_sampled():
-    space = Space(1, 1)
+    space = Space.of(1, 1)
     grid = torch.linspace(-9.0, 9.0, 1801, dtype=torch.float64)
     x = torch.stack([grid, torch.zeros_like(grid)], 1)
     integral = space.log_prior(x).exp().sum() * 0.01 * 2.0 * math.pi

@@ -70,14 +70,14 @@ def test_the_harmonic_standardisation_makes_the_energy_half_a_square(aldp):
     """With the soft torsions held, U - U_min = RT z^2 / 2 to second order: checked along single coordinates."""
     mol, chart = aldp.molecule, aldp.chart
     x, energy = nearest_minimum(mol.system, mol.positions)
-    z = chart.from_cartesian(torch.from_numpy(x)[None])
+    z = chart.to_standard(torch.from_numpy(x)[None])
     np.testing.assert_allclose(z[0, : chart.n_stiff].numpy(), 0.0, atol=1e-6)
     for k in (0, 25, 45, 54):
         ends = []
         for size in (-0.1, 0.1):
             at = z.clone()
             at[0, k] += size
-            ends.append(potential_energy(mol.system, chart.to_cartesian(at)[0][0].numpy()) - energy)
+            ends.append(potential_energy(mol.system, chart.to_natural(at)[0][0].numpy()) - energy)
         assert np.mean(ends) * mol.beta == pytest.approx(0.5 * 0.1**2, rel=0.05), chart.names[k]
 
 

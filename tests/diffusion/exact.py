@@ -22,7 +22,7 @@ class ExactReversal(Policy):
         super().__init__(NoisingProcess(target.space, schedule), PolicyConfig(4, 1), seeded(0))
         self.double()
         scale, var = self.process.backward_scale, self.process.backward_log_var.exp()
-        line = target.space.n_line
+        line = target.space.count(Line)
         means, variances = [target.mean.double()], [target.std.double().square()]
         for a, tau in zip(scale[:, :line].flip(0), var[:, :line].flip(0), strict=True):
             means.append(a * means[-1])
@@ -49,7 +49,7 @@ class ExactReversal(Policy):
     def walk(self, n: int, generator: torch.Generator) -> Tensor:
         """States (N+1, n, D) of trajectories that start from the noised data's own density instead of the prior."""
         x = self.space.sample_prior(n, generator, dtype=torch.float64)
-        line = self.space.n_line
+        line = self.space.count(Line)
         x[:, :line] = self.marginal_mean[0] + self.marginal_var[0].sqrt() * x[:, :line]
         states = [x]
         for k in range(self.process.n_steps):

@@ -17,7 +17,7 @@ from molsampler.diffusion.twist import Twist, TwistConfig
 from molsampler.smc.sampler import SMCConfig, run_smc
 from tests.stochastic import assert_mean, seeded
 
-SPACE = Space(2)
+SPACE = Space.of(2)
 SCHEDULES = [ScheduleConfig(8, "brownian"), ScheduleConfig(5, "brownian", line_power=1.6)]
 
 
@@ -94,4 +94,4 @@ def test_smc_starts_from_the_point_and_is_unbiased():
 
 def test_angles_are_refused():
     with pytest.raises(InputError, match="3 angles"):
-        NoisingProcess(Space(2, 3), SCHEDULES[0])
+        NoisingProcess(Space.of(2, 3), SCHEDULES[0])

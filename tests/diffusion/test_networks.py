@@ -13,7 +13,7 @@ from molsampler.diffusion.trajectories import rollout, score_states
 from tests.stochastic import seeded
 
 
-@pytest.mark.parametrize("space", [Space(3), Space(2, 2)])
+@pytest.mark.parametrize("space", [Space.of(3), Space.of(2, 2)])
 def test_fourier_features_of_the_line(space):
     features = Features(space, 3)
     x = space.sample_prior(7, seeded(0))
@@ -29,7 +29,7 @@ def test_fourier_features_of_the_line(space):
 
 
 def test_a_policy_with_frequencies_weighs_its_rollouts_consistently():
-    policy = Policy(NoisingProcess(Space(2), ScheduleConfig(5)), PolicyConfig(8, 2, frequencies=4), seeded(0))
+    policy = Policy(NoisingProcess(Space.of(2), ScheduleConfig(5)), PolicyConfig(8, 2, frequencies=4), seeded(0))
     with torch.no_grad():
         policy.network.last.weight.copy_(0.3 * torch.randn(policy.network.last.weight.shape, generator=seeded(1)))
     path, log_ratio = rollout(policy, 40, seeded(2))

@@ -16,7 +16,7 @@ from tests.diffusion.exact import ExactReversal
 from tests.stochastic import seeded
 from tests.targets.analytic import Gaussian
 
-SPACE = Space(3, 2)
+SPACE = Space.of(3, 2)
 TARGET = Gaussian(
     torch.tensor([0.7, -1.2, 0.1], dtype=torch.float64), torch.tensor([0.5, 1.6, 1.0], dtype=torch.float64), 2, 1.3
 )

@@ -8,7 +8,7 @@ from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
 from molsampler.diffusion.twist import Twist, TwistConfig
 from tests.stochastic import seeded
 
-SPACE = Space(2, 1)
+SPACE = Space.of(2, 1)
 LOG_Z = torch.tensor(-1.7)
 
 

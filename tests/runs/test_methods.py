@@ -32,7 +32,7 @@ class Wells(Target):
 
     def __init__(self) -> None:
         super().__init__()
-        self.space = Space(1)
+        self.space = Space.of(1)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         wells = [
@@ -147,7 +147,7 @@ def test_langevin_guides_by_the_bounded_score():
         policy.gate.fill_(0.5)
     guided = policy.drift_and_log_var(x, 2)[0]
     score = trainer.target.log_prob_and_score(x)[1]
-    score[:, : trainer.target.space.n_line] += x[:, : trainer.target.space.n_line]
+    score[:, : trainer.target.space.count(Line)] += x[:, : trainer.target.space.count(Line)]
     limit = 2.0 / policy.process.forward_log_var[2].exp().sqrt()
     expected = 0.5 * limit * torch.tanh(score / limit)
     assert float((score / limit).abs().max()) > 0.5

@@ -33,11 +33,11 @@ def target() -> MoleculeTarget:
 
 @pytest.fixture()
 def points(target) -> torch.Tensor:
-    return target.chart.from_cartesian(chart_cases.langevin_frames()[::20])  # (10, 60)
+    return target.coordinates.to_standard(chart_cases.langevin_frames()[::20])  # (10, 60)
 
 
 def test_log_prob_is_minus_beta_u_plus_log_det(target, points):
-    positions, log_det = target.chart.to_cartesian(points)
+    positions, log_det = target.coordinates.to_natural(points)
     energies, _ = energy_cases.reference(target.molecule, positions)
     expected = -torch.as_tensor(energies) / (8.31446261815324e-3 * 300.0) + log_det
     torch.testing.assert_close(target.log_prob(points), expected, rtol=0.0, atol=1e-6)
@@ -63,11 +63,11 @@ def test_an_energy_that_is_not_a_number_has_zero_density(target, points):
 
 def test_mirror_images_are_off_the_support(target, points):
     frames = chart_cases.langevin_frames()[:5]
-    mirrored = target.chart.from_cartesian(-frames)
+    mirrored = target.coordinates.to_standard(-frames)
     log_r, score = target.log_prob_and_score(mirrored)
     assert bool(torch.isneginf(log_r).all()) and bool((score == 0.0).all())
     # a mirror image has the same energy, but for the digits of pi in the force field: the support tells them apart
-    positions, _ = target.chart.to_cartesian(mirrored)
+    positions, _ = target.coordinates.to_natural(mirrored)
     energies = [energy_cases.reference(target.molecule, x)[0] for x in (positions, frames)]
     np.testing.assert_allclose(energies[0], energies[1], atol=1e-3)
 

@@ -10,7 +10,8 @@ from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.smc.moves.mala import ChainState, MalaScale, mala
+from molsampler.smc.moves.chain import ChainState, ProposalScale
+from molsampler.smc.moves.mala import mala
 from molsampler.smc.sampler import SMCConfig, run_smc
 from molsampler.training.buffer import ReplayBuffer
 from tests.stochastic import assert_mean, seeded
@@ -191,7 +192,7 @@ def test_batches_of_different_kinds_and_sizes_estimate_one_measure():
         return torch.stack([x[:, 0], x[:, 0].square(), x[:, 1].cos(), x[:, 1].sin()], 1)
 
     moments = functions(exact).mean(0)
-    scale = MalaScale(torch.tensor([0.5, 0.6]), 1.2)
+    scale = ProposalScale(torch.tensor([0.5, 0.6]), 1.2)
     mass, stored, drawn, moved = [], [], [], []
     for _ in range(150):
         buffer = ReplayBuffer(4000, 2, gamma=0.5)

@@ -28,7 +28,7 @@ CONFIG = TrainConfig(
 
 
 def make() -> Learner:
-    return Learner(Space(1, 1), CONFIG, seeded(0))
+    return Learner(Space.of(1, 1), CONFIG, seeded(0))
 
 
 def held(learner: Learner) -> list[torch.Tensor]:

@@ -101,7 +101,7 @@ def test_both_balances_vanish_at_the_exact_solution():
 
 
 def standard_target(n_steps: int, batch: int) -> tuple[SimpleNamespace, torch.Tensor, torch.Tensor]:
-    space = Space(2, 1)
+    space = Space.of(2, 1)
     process = NoisingProcess(space, ScheduleConfig(n_steps)).double()
     x_data = space.sample_prior(n_steps * batch, seeded(7), dtype=torch.float64).view(n_steps, batch, 3)
     score = torch.cat([-x_data[..., :2], torch.zeros_like(x_data[..., 2:])], -1)
@@ -143,14 +143,14 @@ def mixture_data(n: int) -> torch.Tensor:
     first = torch.rand(n, 2, generator=generator) < 0.4
     low = torch.tensor([-1.0, -2.0]) + torch.tensor([0.3, 0.4]) * noise
     high = torch.tensor([0.8, 1.0]) + torch.tensor([0.7, 0.6]) * noise
-    return Space(1, 1).wrap(torch.where(first, low, high))
+    return Space.of(1, 1).wrap(torch.where(first, low, high))
 
 
 def test_regression_targets_are_unbiased_everywhere():
     """On a Gaussian mixture the plain denoising target A and the mixed one have mean f_n = grad log (p_n / p_ref), in
     every bin of x_n, and the mixed one has less noise."""
     n_steps, batch, bins = 5, 20_000, 8
-    process = NoisingProcess(Space(1, 1), ScheduleConfig(n_steps, circle_min=0.3)).double()
+    process = NoisingProcess(Space.of(1, 1), ScheduleConfig(n_steps, circle_min=0.3)).double()
     model = SimpleNamespace(process=process, space=process.space)
     x_data = mixture_data(n_steps * batch).view(n_steps, batch, 2)
     leaf = x_data.view(-1, 2).clone().requires_grad_()

@@ -5,7 +5,7 @@ Colours are those of `figures`: raw samples grey, reweighted samples blue, the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ def draw_samples(
             figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
         ):
             axis.contour(grid, grid, level[0].T, level[1], colors="0.3", linewidths=0.5, zorder=3)
-            _dots(axis, x, w, COLOURS[kind], axes, limits, name)
+            draw_dots(axis, x, w, COLOURS[kind], axes, (limits, limits), name)
             if modes is not None and mode_radius is not None and kind == "raw":
                 _ring_missed(axis, x, modes, mode_radius, axes)
             axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"$x_{{{axes[0] + 1}}}$")
@@ -115,16 +115,19 @@ def _levels(
     return grid, (density, np.unique(descending[np.searchsorted(inside, masses)]))
 
 
-def _dots(
+def draw_dots(
     axis: Axes,
     x: np.ndarray,
     weights: np.ndarray | None,
     colour: str,
     axes: tuple[int, int],
-    limits: tuple[float, float],
+    limits: Sequence[tuple[float, float]],
     name: str,
 ) -> None:
-    """At most POINTS of x (n, D), evenly spaced in their order, and a title that says how many lie outside."""
+    """At most POINTS of x (n, D), evenly spaced in their order, and a title that says how many lie outside.
+
+    axes : the two coordinates shown; limits : the range of each
+    """
     shown = np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int)
     plane = x[shown][:, list(axes)]
     area = np.full(len(shown), 5.0)
@@ -132,7 +135,8 @@ def _dots(
         share = weights[shown] / max(weights[shown].sum(), 1e-300)
         area = np.minimum(area * len(shown) * share, _LARGEST_DOT)
     axis.scatter(*plane.T, s=area, color=colour, alpha=0.6, linewidths=0, zorder=2, rasterized=True)
-    outside = int((~((plane >= limits[0]) & (plane <= limits[1])).all(1)).sum())
+    low, high = np.transpose(limits)
+    outside = int((~((plane >= low) & (plane <= high)).all(1)).sum())
     count = f"{len(shown):,} of {len(x):,}" if len(shown) < len(x) else f"{len(x):,}"
     size = ", area by weight" if weights is not None else ""
     beyond = f"; {outside:,} outside" if outside else ""

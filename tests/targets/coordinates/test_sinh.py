@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from molsampler.preparation.synthetic import first_chart, prepare_synthetic
+from molsampler.targets.coordinates.heavy_tailed import HeavyTailed
 
 from molsampler.basis.errors import InputError
-from molsampler.preparation.synthetic import first_chart, prepare_synthetic
 from molsampler.smc.annealed import AnnealConfig
-from molsampler.targets.coordinates.heavy_tailed import HeavyTailed
 from molsampler.targets.synthetic import make_synthetic
 from tests.stochastic import assert_mean, seeded
 
