@@ -81,9 +81,7 @@ def check(config: RunConfig) -> None:
     make_process(Chart(molecule).space, config.train.schedule)
 
 
-def begin(
-    config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print
-) -> Job:
+def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
     """A new run in the directory `out` (by default runs/ and the system's name), set up and ready to train.
 
     Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
@@ -123,7 +121,8 @@ def go_on(
             raise InputError(f"'{out}' holds a run of '{config.system}', not of '{system}': name another with --out")
         if seed is not None and seed != config.train.seed:
             raise InputError(
-                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with it, or "
+                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with "
+                f"it, or "
                 "start another run"
             )
         changes = {"device": device, "platform": platform, "threads": threads}

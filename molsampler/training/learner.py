@@ -17,6 +17,9 @@ from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
 from molsampler.diffusion.twist import Twist
 from molsampler.training.config import OptimiserConfig, TrainConfig
+from molsampler.training.soap import SOAP, soap_groups
+
+_BETAS = (0.9, 0.99)  # of Adam
 
 
 class Learner:
@@ -55,10 +58,12 @@ class Learner:
         with torch.no_grad():
             for parameter, average in zip(self.policy.parameters(), self.averaged.parameters(), strict=True):
                 parameter.copy_(average)
-        betas = (0.9, 0.99)
-        self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=1.0, betas=betas)
-        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=betas)
-        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=betas)
+        if self.config.method == "soap":
+            self.policy_optimiser = SOAP(soap_groups(self.policy))
+        else:
+            self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=1.0, betas=_BETAS)
+        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=_BETAS)
+        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=_BETAS)
 
     def set_log_z(self, log_z: float) -> None:
         """Begin from this log Z."""
