@@ -8,7 +8,8 @@ from molsampler.basis.counter import EvaluationCounter
 from molsampler.molecules.energy.contract import Energy
 from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
-from tests.molecules import chart_cases, energy_cases
+from tests.molecules.coordinates import chart_cases
+from tests.molecules.energy import energy_cases
 from tests.targets.test_conformance import alanine_dipeptide
 
 

@@ -12,7 +12,7 @@ from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import wrap
 from molsampler.molecules.coordinates.stereo import Stereochemistry, amide_quadruples
-from tests.molecules import chart_cases as cases
+from tests.molecules.coordinates import chart_cases as cases
 
 
 @pytest.fixture(scope="module")

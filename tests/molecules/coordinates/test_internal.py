@@ -7,7 +7,7 @@ import torch
 
 from molsampler.molecules.coordinates.internal import InternalCoordinates, dihedral, log_abs_det, wrap
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
-from tests.molecules import chart_cases as cases
+from tests.molecules.coordinates import chart_cases as cases
 
 MAKERS = [cases.alanine_dipeptide, cases.toluene, cases.with_proline, cases.with_phenylalanine]
 

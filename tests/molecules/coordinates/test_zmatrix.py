@@ -14,7 +14,7 @@ from molsampler.molecules.coordinates.internal import InternalCoordinates
 from molsampler.molecules.coordinates.soft import flexible_rings, ring_bonds, soft_torsions, torsion_barriers
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.loading.load import load_molecule
-from tests.molecules import chart_cases as cases
+from tests.molecules.coordinates import chart_cases as cases
 
 RT = 8.31446261815324e-3 * 300.0
 
