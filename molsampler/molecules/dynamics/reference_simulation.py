@@ -183,10 +183,10 @@ def repartitioned_masses(molecule: Molecule, hydrogen_mass: float) -> np.ndarray
     masses = np.array(molecule.masses, dtype=np.float64)
     if hydrogen_mass == 0:
         return masses
-    hydrogens = set()
-    for pair in molecule.bonds:
+    numbers, hydrogens = molecule.graph.atomic_numbers, set()
+    for pair in molecule.graph.bonds:
         for hydrogen, heavy in (pair, pair[::-1]):
-            if molecule.atomic_numbers[hydrogen] == 1 and molecule.atomic_numbers[heavy] > 1:
+            if numbers[hydrogen] == 1 and numbers[heavy] > 1:
                 masses[heavy] -= hydrogen_mass - masses[hydrogen]
                 masses[hydrogen] = hydrogen_mass
                 hydrogens.add(hydrogen)
