@@ -10,9 +10,8 @@ import openmm
 from openmm import app, unit
 
 from molsampler.basis.graph import Graph
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.topology import bonded_pairs, graph_of, spring_bonds
-
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Molecule:
     @property
     def beta(self) -> float:
         """Inverse temperature 1 / RT in mol/kJ."""
-        return 1.0 / (GAS_CONSTANT * self.temperature)
+        return 1.0 / thermal_energy(self.temperature)
 
     @cached_property
     def masses(self) -> np.ndarray:

@@ -14,7 +14,6 @@ import pytest
 
 from molsampler.analysis import steps
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
 from molsampler.analysis.pictures.figures import Ensemble
 from molsampler.analysis.pictures.ramachandran import Map, difference, draw_ramachandran
 from molsampler.analysis.pictures.training import draw_training
@@ -26,6 +25,7 @@ from molsampler.analysis.report.summary import deviation
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import slug
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.store.run_directory import PICTURES, RunDirectory
 
 TRUTH = np.array([0.5, 0.3, 0.17, 0.03])
@@ -129,7 +129,7 @@ def test_figures_beside_a_reference(whole) -> None:
     assert abs(metrics["eubo"]["value"] - (-69.82)) < 4.5 * metrics["eubo"]["stderr"]
     forward = metrics["ess_forward"]
     assert abs(forward["value"] - 0.975 * np.exp(-0.36)) < 4.5 * forward["stderr"]
-    rt = GAS_CONSTANT * 300.0
+    rt = thermal_energy(300.0)
     for k, name in enumerate(("C7eq", "C5", "alphaR", "alphaL")):
         for suffix, truth in (("", TRUTH), ("_raw", PROPOSAL)):
             found = metrics[f"population_ALA2_{name}{suffix}"]
@@ -405,7 +405,7 @@ def test_the_difference_of_two_maps_is_that_of_their_logarithms(mixture) -> None
     a, b = mixture(rng, 40_000, [0.5, 0.3, 0.1, 0.1])[0], mixture(rng, 40_000, [0.25, 0.3, 0.35, 0.1])[0]
     gap = difference(Ensemble("reweighted", a), Ensemble("reference", b), 300.0, 18)
     cell = [tuple(np.floor((mode + np.pi) / (2 * np.pi) * 18).astype(int)) for mode in mixture.modes]
-    expected = -GAS_CONSTANT * 300.0 * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
+    expected = -thermal_energy(300.0) * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
     # a cell holds some 1,000 frames: 3 %, 0.1 kJ/mol
     assert [gap[c] for c in cell] == pytest.approx(expected, abs=0.4)
     assert np.isnan(gap[11, 3])

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT, Basins, find_basins
+from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.statistics.bootstrap import Weighting, independent_blocks
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.multistate import jackknife_covariance
+from molsampler.basis.units import thermal_energy
 
 POSITIVE_PHI = "phi > 0"
 
@@ -65,7 +66,7 @@ def free_energies(
 
     A basin without a frame has free energy +inf and no error.
     """
-    rt = GAS_CONSTANT * temperature
+    rt = thermal_energy(temperature)
     found = {}
     for k, name in enumerate(names):
         if populations[k] == 0 or populations[zero] == 0:

@@ -14,8 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from molsampler.basis.log_weights import check_weights, effective_frames
-
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
+from molsampler.basis.units import thermal_energy
 
 TEXTBOOK_CENTRES = {  # (phi, psi) in degrees
     "C7eq": (-80.0, 75.0),
@@ -63,7 +62,7 @@ def free_energy(angles: np.ndarray, weights: np.ndarray | None, temperature: flo
     """(grid, grid) kJ/mol: -RT ln p over cells of phi (first axis) and psi, lowest cell 0, empty cells NaN."""
     probability = histogram(angles, weights, grid)
     with np.errstate(divide="ignore"):
-        surface = -GAS_CONSTANT * temperature * np.log(probability / probability.max())
+        surface = -thermal_energy(temperature) * np.log(probability / probability.max())
     return np.where(probability > 0, surface, np.nan)
 
 

@@ -12,8 +12,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT, Basins, free_energy, histogram
+from molsampler.analysis.observables.ramachandran import Basins, free_energy, histogram
 from molsampler.analysis.pictures.figures import NARROW, STYLE, Ensemble, save
+from molsampler.basis.units import thermal_energy
 
 FEWEST = 5.0  # effective frames that a cell needs on both sides for a difference
 _HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -52,7 +53,7 @@ def difference(first: Ensemble, second: Ensemble, temperature: float, grid: int)
         weights = ensemble.weights
         frames = len(ensemble.values) if weights is None else 1.0 / np.square(weights).sum()
         free = free_energy(ensemble.values, weights, temperature, grid)
-        lowest = -GAS_CONSTANT * temperature * np.log(probability.max())
+        lowest = -thermal_energy(temperature) * np.log(probability.max())
         surfaces.append(np.where(probability * frames >= FEWEST, free + lowest, np.nan))
     return surfaces[0] - surfaces[1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
+from molsampler.basis.units import thermal_energy
 
 
 def solve_mbar(
@@ -80,7 +80,7 @@ def _mean(
     values: np.ndarray, energies: np.ndarray, inside: np.ndarray, temperatures: np.ndarray, start: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means (k,) and the free energies (T,)."""
-    reduced = energies[inside][:, None] / (GAS_CONSTANT * np.asarray(temperatures))  # (n, T)
+    reduced = energies[inside][:, None] / thermal_energy(np.asarray(temperatures))  # (n, T)
     counts = inside.sum((0, 1))
     free = solve_mbar(reduced, counts, start)
     return coldest_weights(reduced, counts, free) @ values[inside].astype(np.float64), free

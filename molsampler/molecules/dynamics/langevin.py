@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Langevin:
                 f"{len(self.temperature)} temperatures were given for {len(positions)} conformations: "
                 "give one temperature or one for each."
             )
-        speed = torch.sqrt(GAS_CONSTANT * self.temperature.reshape(-1, 1, 1) / self.masses[:, None])
+        speed = torch.sqrt(thermal_energy(self.temperature.reshape(-1, 1, 1)) / self.masses[:, None])
         return speed.to(positions)
 
 

@@ -17,10 +17,10 @@ from scipy.special import betainc
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.dynamics.pivot import PivotBonds, pivot
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 
 def geometric_ladder(coldest: float, hottest: float, n: int) -> np.ndarray:
@@ -129,7 +129,7 @@ class ReplicaExchange:
         self.pivots = pivots if pivots is not None and len(pivots.axes) else None
         self.pivot_interval = pivot_interval
         self.dynamics = Langevin(energy, masses, self.temperatures.repeat(ladders), timestep, friction)
-        self.beta = 1.0 / (GAS_CONSTANT * self.temperatures)  # (T,) mol/kJ
+        self.beta = 1.0 / thermal_energy(self.temperatures)  # (T,) mol/kJ
 
     def start(self, positions: Tensor, generator: torch.Generator) -> ExchangeState:
         """Walkers with fresh velocities at positions: (N, 3) nm for all, or (L * T, N, 3), ladder by ladder."""

@@ -8,15 +8,18 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from openmm import unit
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.coordinates.internal import InternalCoordinates
 from molsampler.molecules.coordinates.soft import soft_torsions, torsion_barriers
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.loading.load import load_molecule
 from tests.molecules.coordinates import chart_cases as cases
 
-RT = 8.31446261815324e-3 * 300.0
+RT = thermal_energy(300.0)
+KILOCALORIE = unit.kilocalorie.conversion_factor_to(unit.kilojoule)
 
 
 def free_axes(zmatrix) -> list[tuple[int, int]]:
@@ -91,7 +94,7 @@ def test_barrier_of_a_methyl_rotor_is_that_of_its_closed_form():
     """ff96: nine terms 0.1556 kcal/mol (1 + cos 3 t) about CA-CB, all in phase in a perfect rotor: 2.8 kcal/mol."""
     molecule = cases.alanine_dipeptide()
     barrier = torsion_barriers(molecule, [(8, 10)])[8, 10]
-    assert barrier == pytest.approx(2 * 9 * 0.15556 * 4.184, rel=0.02)
+    assert barrier == pytest.approx(2 * 9 * KILOCALORIE * 0.15556, rel=0.02)
     assert torsion_barriers(molecule, [(4, 6)])[4, 6] > 30 * RT
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 BOUND = 4.5
 STIFFNESS, MASS, TEMPERATURE = 2000.0, 5.0, 300.0  # kJ/mol/nm^2, dalton, K: omega = 20 / ps
-KT = GAS_CONSTANT * TEMPERATURE
+KT = thermal_energy(TEMPERATURE)
 
 
 class Harmonic(Energy):
@@ -101,8 +101,8 @@ def test_every_conformation_has_its_own_temperature() -> None:
     for k, temperature in enumerate((200.0, 300.0, 900.0)):
         for atom, mass in enumerate((MASS, 2 * MASS)):
             error = BOUND * math.sqrt(2.0 / 30_000)
-            assert abs(start[k, atom].item() * mass / (GAS_CONSTANT * temperature) - 1.0) < error
-            assert abs(found[k, atom].item() * STIFFNESS / (GAS_CONSTANT * temperature) - 1.0) < error
+            assert abs(start[k, atom].item() * mass / thermal_energy(temperature) - 1.0) < error
+            assert abs(found[k, atom].item() * STIFFNESS / thermal_energy(temperature) - 1.0) < error
 
 
 def test_energy_error_without_friction_shrinks_as_the_square_of_the_step() -> None:
