@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from molsampler.analysis.statistics.cells import flat_cells, histogram
 from molsampler.basis.log_weights import check_weights, effective_frames
 from molsampler.basis.units import thermal_energy
 
@@ -42,20 +43,7 @@ class Basins:
 
     def assign(self, angles: np.ndarray) -> np.ndarray:
         """(n,) int basin of each of angles (n, 2), radians."""
-        i, j = _cells(angles, len(self.labels)).T
-        return self.labels[i, j]
-
-
-def _cells(angles: np.ndarray, grid: int) -> np.ndarray:
-    """(n, 2) int cell of each of angles (n, 2) in radians, wrapped."""
-    return np.floor((np.asarray(angles) + np.pi) / (2 * np.pi) * grid).astype(np.int64) % grid
-
-
-def histogram(angles: np.ndarray, weights: np.ndarray | None, grid: int) -> np.ndarray:
-    """(grid, grid) probability of each cell, summing to 1, of angles (n, 2) in radians."""
-    i, j = _cells(angles, grid).T
-    w = check_weights(weights, len(angles))
-    return np.bincount(i * grid + j, weights=w, minlength=grid * grid).reshape(grid, grid)
+        return self.labels.ravel()[flat_cells(angles, len(self.labels))]
 
 
 def free_energy(angles: np.ndarray, weights: np.ndarray | None, temperature: float, grid: int = 60) -> np.ndarray:

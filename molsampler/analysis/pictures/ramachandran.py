@@ -12,8 +12,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from molsampler.analysis.observables.ramachandran import Basins, free_energy, histogram
+from molsampler.analysis.observables.ramachandran import Basins, free_energy
 from molsampler.analysis.pictures.figures import NARROW, STYLE, Ensemble, save
+from molsampler.analysis.statistics.cells import histogram
 from molsampler.basis.units import thermal_energy
 
 FEWEST = 5.0  # effective frames that a cell needs on both sides for a difference

@@ -10,9 +10,9 @@ from molsampler.analysis.observables.ramachandran import (
     _climb,
     find_basins,
     free_energy,
-    histogram,
     smoothed,
 )
+from molsampler.analysis.statistics.cells import histogram
 from molsampler.basis.units import thermal_energy
 
 

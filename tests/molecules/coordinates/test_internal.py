@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from molsampler.molecules.coordinates.internal import InternalCoordinates, angle_between, dihedral, log_abs_det, wrap
-from molsampler.molecules.energy.forces import geometry
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
+from molsampler.molecules.energy.forces import geometry
 from tests.molecules.coordinates import chart_cases as cases
 
 MAKERS = [cases.alanine_dipeptide, cases.toluene, cases.with_proline, cases.with_phenylalanine]
