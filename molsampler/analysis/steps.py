@@ -208,8 +208,8 @@ def rmsd(study: Study) -> None:
     nearest = []
     minima = _minima(study)
     if len(minima):
-        distance = rmsd_to_nearest(frames, minima)[0]
-        known_distance = None if known is None else rmsd_to_nearest(known, minima)[0]
+        distance = rmsd_to_nearest(frames, minima)
+        known_distance = None if known is None else rmsd_to_nearest(known, minima)
         study.mean("rmsd_nearest_minimum", distance, known_distance)
         nearest = study.ensembles(distance, known_distance)
     _draw(study, "rmsd.png", figures.draw_rmsd, study.ensembles(to_input, known_input), nearest)

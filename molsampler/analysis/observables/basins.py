@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
-from molsampler.analysis.statistics.bootstrap import Weighting, independent_blocks
-from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.statistics.bootstrap import Weighting
+from molsampler.analysis.statistics.estimates import Estimate, independent_blocks
 from molsampler.analysis.statistics.multistate import jackknife_covariance
 from molsampler.basis.units import thermal_energy
 
@@ -94,12 +94,10 @@ def weighted_basins(
     return residue_basins(residue, basins, weighting.weights @ inside, covariance, temperature, against)
 
 
-def counted_basins(
-    residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float, basins: Basins | None = None
-) -> ResidueBasins:
+def counted_basins(residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float) -> ResidueBasins:
     """Of equally weighted frames at angles (n, 2) radians, correlated but for their `ladder` (n,) int; jackknife errors
-    over the ladders. Basins are found in the frames where none are given."""
-    basins = basins or find_basins(angles)
+    over the ladders, basins as the frames have them."""
+    basins = find_basins(angles)
     inside = indicators(basins, angles).astype(np.float64)
     blocks = independent_blocks(ladder)
     sizes = np.bincount(blocks)

@@ -11,8 +11,8 @@ from molsampler.analysis.observables.rmsd import heavy_atoms
 MOST_PAIRS = 100
 
 
-def distant_pairs(topology: md.Topology, bonds: int = 3, most: int = MOST_PAIRS) -> np.ndarray:
-    """(k, 2) int: pairs of heavy atoms at least `bonds` bonds apart; `most` evenly chosen ones where there are more.
+def distant_pairs(topology: md.Topology, most: int = MOST_PAIRS) -> np.ndarray:
+    """(k, 2) int: pairs of heavy atoms three or more bonds apart; `most` evenly chosen ones where there are more.
 
     Closer pairs are bonds and bond angles, which hardly vary.
     """
@@ -20,7 +20,7 @@ def distant_pairs(topology: md.Topology, bonds: int = 3, most: int = MOST_PAIRS)
     heavy = heavy_atoms(topology)
     first, second = np.triu_indices(len(heavy), 1)
     pairs = np.stack([heavy[first], heavy[second]], -1)
-    pairs = pairs[apart[pairs[:, 0], pairs[:, 1]] >= bonds]
+    pairs = pairs[apart[pairs[:, 0], pairs[:, 1]] >= 3]
     if len(pairs) > most:
         pairs = pairs[np.linspace(0, len(pairs) - 1, most).round().astype(int)]
     return pairs

@@ -17,6 +17,9 @@ from molsampler.analysis.statistics.cells import flat_cells, histogram
 from molsampler.basis.log_weights import check_weights, effective_frames
 from molsampler.basis.units import thermal_energy
 
+_GRID = 72  # cells of 5 degrees, in which basins are found
+_BANDWIDTH = np.deg2rad(10.0)  # that their density is smoothed by
+_FARTHEST = 65.0  # degrees between a peak and the textbook's centre that gives it its name
 TEXTBOOK_CENTRES = {  # (phi, psi) in degrees
     "C7eq": (-80.0, 75.0),
     "C5": (-155.0, 160.0),
@@ -67,25 +70,23 @@ def smoothed(probability: np.ndarray, bandwidth: float) -> np.ndarray:
 def find_basins(
     angles: np.ndarray,
     weights: np.ndarray | None = None,
-    grid: int = 72,
-    bandwidth: float = np.deg2rad(10.0),
     barrier: float = 0.5,
     min_frames: float = 10.0,
 ) -> Basins:
     """Basins of the density of angles (n, 2), radians.
 
     Two peaks are one basin where ln(lower peak / saddle) < `barrier` (in RT), or where less than `min_frames` frames
-    (by effective number, for weighted ones) lie above the saddle on the lower side. `bandwidth` in radians.
+    (by effective number, for weighted ones) lie above the saddle on the lower side.
     """
     w = check_weights(weights, len(angles))
-    probability = histogram(angles, w, grid)
+    probability = histogram(angles, w, _GRID)
     frames = probability * effective_frames(w)
-    labels = _climb(np.log(smoothed(probability, bandwidth)), frames, barrier, min_frames)
-    density = smoothed(probability, bandwidth)
+    density = smoothed(probability, _BANDWIDTH)
+    labels = _climb(np.log(density), frames, barrier, min_frames)
     roots = sorted(np.unique(labels), key=lambda r: -probability[labels == r].sum())
     peaks = [np.unravel_index(np.argmax(np.where(labels == r, density, -1.0)), density.shape) for r in roots]
-    centres = (np.array(peaks) + 0.5) * 2 * np.pi / grid - np.pi
-    lookup = np.zeros(grid * grid, dtype=np.int64)
+    centres = (np.array(peaks) + 0.5) * 2 * np.pi / _GRID - np.pi
+    lookup = np.zeros(_GRID * _GRID, dtype=np.int64)
     lookup[roots] = np.arange(len(roots))
     return Basins(lookup[labels], _names(np.rad2deg(centres)), centres)
 
@@ -120,16 +121,14 @@ def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: f
     return np.array([root(c) for c in range(grid * grid)]).reshape(grid, grid)
 
 
-def _names(centres: np.ndarray, farthest: float = 65.0) -> tuple[str, ...]:
-    """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within `farthest` degrees, each given
-    once.
-    """
+def _names(centres: np.ndarray) -> tuple[str, ...]:
+    """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within _FARTHEST, each given once."""
     books = np.array(list(TEXTBOOK_CENTRES.values()))
     gap = (centres[:, None] - books[None] + 180.0) % 360.0 - 180.0  # (k, 6, 2)
     distance = np.linalg.norm(gap, axis=-1)
-    cost = np.where(distance <= farthest, distance, 1e4)  # out of reach: as bad as no name
+    cost = np.where(distance <= _FARTHEST, distance, 1e4)  # out of reach: as bad as no name
     names = [f"({phi:.0f}, {psi:.0f})" for phi, psi in centres]
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
-        if distance[row, column] <= farthest:
+        if distance[row, column] <= _FARTHEST:
             names[row] = list(TEXTBOOK_CENTRES)[column]
     return tuple(names)

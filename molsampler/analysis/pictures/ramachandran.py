@@ -59,9 +59,7 @@ def difference(first: Ensemble, second: Ensemble, temperature: float, grid: int)
     return surfaces[0] - surfaces[1]
 
 
-def draw_ramachandran(
-    maps: list[Map], temperature: float, path: str | Path | BinaryIO, narrow: bool = False, grid: int | None = None
-) -> None:
+def draw_ramachandran(maps: list[Map], temperature: float, path: str | Path | BinaryIO, narrow: bool = False) -> None:
     """Free energy maps at `temperature` (K) on one colour scale, one row a residue; where there is a reference, the
     difference to it as well.
 
@@ -69,7 +67,7 @@ def draw_ramachandran(
     5 kJ/mol.
     """
     fewest = min(len(e.values) for m in maps for e in m.ensembles)
-    grid = grid or (60 if fewest >= 4000 else 36)  # cells of 6 or 10 degrees
+    grid = 60 if fewest >= 4000 else 36  # cells of 6 or 10 degrees
     panels = [panel for m in maps for panel in _panels(m, temperature, grid)]
     columns = 1 if narrow else len(panels) // len(maps)
     rows = len(panels) // columns

@@ -59,10 +59,10 @@ class InternalCoordinates:
     It holds index tensors only, so it serves float32 and float64 alike; `to(device)` moves it.
     """
 
-    def __init__(self, zmatrix: ZMatrix, device: torch.device | str = "cpu") -> None:
+    def __init__(self, zmatrix: ZMatrix) -> None:
         self.zmatrix = zmatrix
         self.n_atoms = zmatrix.n_atoms
-        self.to(device)
+        self.to("cpu")
 
     def to(self, device: torch.device | str) -> InternalCoordinates:
         """Moves the index tensors to `device`; returns self."""

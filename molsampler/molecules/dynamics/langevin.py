@@ -139,10 +139,6 @@ class Langevin:
                 on_frame(done, state)
         return state
 
-    def kinetic_energy(self, state: LangevinState) -> Tensor:
-        """(B,) kJ/mol."""
-        return 0.5 * (self.masses.to(state.velocities)[:, None] * state.velocities.square()).sum((1, 2))
-
     def _thermal_speed(self, positions: Tensor) -> Tensor:
         """sqrt(RT / m), (B or 1, N, 1), nm/ps."""
         if self.temperature.ndim and len(self.temperature) != len(positions):

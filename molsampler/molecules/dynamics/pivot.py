@@ -31,8 +31,8 @@ class PivotBonds:
     moved: Tensor
 
     @classmethod
-    def of_molecule(cls, molecule: Molecule, barrier: float = SOFT_BARRIER) -> PivotBonds:
-        """Bonds outside rings whose torsion energy varies by less than `barrier` RT, with heavy atoms turned.
+    def of_molecule(cls, molecule: Molecule) -> PivotBonds:
+        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned.
 
         Bonds that would turn nothing but hydrogens on one atom, such as methyl rotors, are left to dynamics. There may
         be none at all (K = 0).
@@ -46,7 +46,7 @@ class PivotBonds:
             if 2 * len(side) > molecule.n_atoms:
                 i, j, side = j, i, graph.beyond(i, j)
             turned = set(side) - {i}
-            if barriers[tuple(sorted((i, j)))] * molecule.beta < barrier and any(
+            if barriers[tuple(sorted((i, j)))] * molecule.beta < SOFT_BARRIER and any(
                 graph.atomic_numbers[k] != 1 for k in turned
             ):
                 axes.append((i, j))

@@ -22,6 +22,8 @@ from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.dynamics.pivot import PivotBonds, pivot
 from molsampler.molecules.energy.contract import Energy
 
+_ACCEPTANCE = 0.4  # of swaps between neighbours, which `ladder_size` aims at
+
 
 def geometric_ladder(coldest: float, hottest: float, n: int) -> np.ndarray:
     """n temperatures (n,) in K from `coldest` to `hottest` with one common ratio; `coldest` alone for n = 1."""
@@ -43,10 +45,10 @@ def expected_acceptance(ratio: float, degrees: int) -> float:
     return float(2.0 * betainc(degrees / 2, degrees / 2, 1.0 / (1.0 + ratio)))
 
 
-def ladder_size(coldest: float, hottest: float, degrees: int, acceptance: float = 0.4) -> int:
-    """The fewest temperatures (at least 2) of a geometric ladder that neighbours exchange in with `acceptance`."""
+def ladder_size(coldest: float, hottest: float, degrees: int) -> int:
+    """The fewest temperatures (at least 2) of a geometric ladder whose neighbours accept two swaps in five."""
     n = 2
-    while expected_acceptance((hottest / coldest) ** (1.0 / (n - 1)), degrees) < acceptance:
+    while expected_acceptance((hottest / coldest) ** (1.0 / (n - 1)), degrees) < _ACCEPTANCE:
         n += 1
     return n
 
