@@ -180,11 +180,16 @@ def test_the_bootstrap_of_a_run_is_always_the_same(run, subject) -> None:
     assert analyse(run, subject) == analyse(run, subject)
 
 
+def write_mixture(run, peptide, mixture, n: int, shares: list[float]) -> None:
+    """n equally weighted samples, these shares of them in each of the four modes."""
+    angles, _ = mixture(np.random.default_rng(2), n, shares)
+    zeros = np.zeros(n)
+    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_wrong_populations_and_missing_states_are_said(run, subject, reference, peptide, mixture) -> None:
-    angles, _ = mixture(np.random.default_rng(2), 3000, [0.8, 0.1, 0.1, 0.0])
-    zeros = np.zeros(3000)
-    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+    write_mixture(run, peptide, mixture, 3000, [0.8, 0.1, 0.1, 0.0])
     analyse(run, subject, reference)
     page = (run / "report.html").read_text()
     assert "The samples miss αL" in page
@@ -195,9 +200,7 @@ def test_wrong_populations_and_missing_states_are_said(run, subject, reference, 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_large_basin_that_is_missing_spoils_the_run(run, subject, reference, peptide, mixture) -> None:
-    angles, _ = mixture(np.random.default_rng(2), 1000, [1.0, 0.0, 0.0, 0.0])
-    zeros = np.zeros(1000)
-    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+    write_mixture(run, peptide, mixture, 1000, [1.0, 0.0, 0.0, 0.0])
     analyse(run, subject, reference)
     assert 'class="verdict poor"' in (run / "report.html").read_text()
 
