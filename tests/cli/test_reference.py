@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
+from molsampler.basis.units import thermal_energy
 from molsampler.cli.main import main as cli
 from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceSettings
 from molsampler.molecules.energy.torch_energy import TorchEnergy
@@ -59,7 +59,7 @@ def test_the_reference_of_a_short_run_is_complete(tmp_path: Path) -> None:
     for name in basins.names:
         ratio = found["populations"][name]["value"] / found["populations"][zero]["value"]
         free = found["free_energies"][name]["value"]
-        assert free is None if ratio == 0 else abs(free + GAS_CONSTANT * 300.0 * np.log(ratio)) < 1e-9
+        assert free is None if ratio == 0 else abs(free + thermal_energy(300.0) * np.log(ratio)) < 1e-9
     assert reference.populations[f"ALA2 {POSITIVE_PHI}"].value == found["populations"][POSITIVE_PHI]["value"]
     assert set(summary["convergence"]) == {"potential_energy", "ALA2"}
     for name in (*basins.names, POSITIVE_PHI):

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import dihedral, wrap
-from molsampler.molecules.coordinates.soft import ring_bonds
-from molsampler.molecules.coordinates.stereo import amide_quadruples
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
@@ -183,9 +181,9 @@ def stereochemistry_is_kept_at_600_kelvin(case: Case) -> None:
     x, chart = case.frames, case.chart
     assert bool(chart.inside(chart.to_standard(x), x).all())
     assert not bool(chart.stereo.matches(-x).any())
-    amides = [frozenset(quadruple[1:3]) for quadruple in amide_quadruples(case.molecule)]
+    amides = [frozenset(quadruple[1:3]) for quadruple in case.molecule.graph.amides]
     assert len(amides) == len(chart.stereo.amides) == amides_expected(case.molecule)
-    rings = {frozenset(bond) for bond in ring_bonds(case.molecule)}
+    rings = {frozenset(bond) for bond in case.molecule.graph.ring_bonds}
     bonds, angles, torsions = chart.internal.to_internal(x[:4])
     for k, row in enumerate(chart.zmatrix.torsion_atoms.tolist()):
         axis = frozenset(row[1:3])
