@@ -88,12 +88,11 @@ def _refresh(state: dict) -> None:
         state["square"] = state["square"].gather(axis, index)
 
 
-def soap_groups(module: nn.Module) -> list[dict]:
-    """A module's parameters in two groups: the weights of linear layers and stacks of them (marked `matrices`), and the
-    rest."""
+def soap_groups(module: nn.Module, parameters: list[nn.Parameter]) -> list[dict]:
+    """These parameters of a module in two groups: the weights of linear layers and stacks of them (marked `matrices`),
+    and the rest."""
     marked = {id(p) for m in module.modules() if isinstance(m, nn.Linear) for p in [m.weight]}
     marked |= {id(p) for m in module.modules() for p in getattr(m, "matrices", ())}
-    parameters = list(module.parameters())
     return [
         {"params": [p for p in parameters if id(p) in marked], "rotate": True},
         {"params": [p for p in parameters if id(p) not in marked], "rotate": False},

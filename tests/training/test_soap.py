@@ -94,7 +94,7 @@ def _conditioned(n: int, condition: float, seed: int) -> torch.Tensor:
 
 def test_groups_hold_the_matrices_of_linear_layers_and_stacks():
     net = nn.ModuleList([nn.Linear(3, 4), StepwiseMLP(3, 2, 5, 8, 2, seeded(0))])
-    matrices, rest = soap_groups(net)
+    matrices, rest = soap_groups(net, list(net.parameters()))
     assert matrices["rotate"] and not rest["rotate"]
     assert [tuple(p.shape) for p in matrices["params"]] == [(4, 3), (5, 3, 8), (5, 8, 8), (5, 8, 2)]
     assert len(matrices["params"]) + len(rest["params"]) == len(list(net.parameters()))
