@@ -15,7 +15,7 @@ import openmm
 import pytest
 import torch
 
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.store.run_directory import RESULTS, RUN_FILES, RunDirectory
 from molsampler.store.config_file import read_toml
 from molsampler.runs.molecule import EUBO_FRAMES, RunConfig
