@@ -15,7 +15,8 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.reference_simulation import ReferenceSettings
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.torch_energy import TorchEnergy
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import reference_folders
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.runs.presets import preset
 
 
@@ -106,14 +107,15 @@ def reference(
 
     Args:
         system: A name in systems/, a folder that holds a system.toml, or the file itself.
-        out: Where to store it; by default `reference` in the system's folder, where training and analysis look for it.
+        out: Where to store it; by default where training and analysis look for it: `reference` in the system's folder,
+            or systems/NAME/reference in this directory for a system that came with the installed package.
         device: Where the torch energy lives: cpu, cuda.
         quiet: No progress bar.
     """
     from molsampler.runs.reference import store_reference
 
     molecule = load_molecule(system)
-    folder = out or find_system_folder(system) / "reference"
+    folder = out or reference_folders(system)[0]
     energy = make_energy(molecule, device=device)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
     stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)

@@ -26,7 +26,7 @@ from molsampler.molecules.facts import ring_cautions
 from molsampler.molecules.molecule import Molecule
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.dynamics.quench import quench
-from molsampler.molecules.loading.load import find_system_folder
+from molsampler.molecules.loading.folders import reference_folders
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.runs.sampling import sample_policy
 from molsampler.runs.sampling import sample_smc
@@ -224,8 +224,8 @@ def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, n
 
 def find_reference(system: str) -> Reference | None:
     """The stored reference of a system, or None where there is none."""
-    folder = find_system_folder(system) / "reference"
-    return load_reference(folder) if (folder / "reference.npz").is_file() else None
+    stored = [folder for folder in reference_folders(system) if (folder / "reference.npz").is_file()]
+    return load_reference(stored[0]) if stored else None
 
 
 def conclude(job: Job) -> dict:
