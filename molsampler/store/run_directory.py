@@ -131,7 +131,7 @@ class RunDirectory:
                 raise ValueError(f"{name} must be ({len(positions)},) without NaN; its shape is {array.shape}")
         trajectory = md.Trajectory(positions, mdtop)
         weights = normalised(arrays["log_weights"])
-        write_pdb(self / "topology.pdb", trajectory[0])
+        write_pdb(self / "topology.pdb", mdtop, positions[0])
         with atomic_path(self / "samples.dcd") as path:
             trajectory.save_dcd(str(path))
         write_npz(self / "weights.npz", **arrays)

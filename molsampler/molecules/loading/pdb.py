@@ -1,4 +1,4 @@
-"""From a PDB file to a topology and positions, and back to PDB text that keeps every bond."""
+"""From a PDB file to a topology and positions."""
 
 from __future__ import annotations
 
@@ -56,19 +56,3 @@ def parse_pdb(text: str, where: str, notes: Sequence[str] = ()) -> Structure:
     warnings = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
     positions = np.array(pdb.positions.value_in_unit(unit.nanometer), dtype=np.float64).reshape(-1, 3)
     return Structure(pdb.topology, positions, text, (*notes, *warnings))
-
-
-def pdb_text(topology: app.Topology, positions: np.ndarray) -> str:
-    """PDB text of positions (N, 3) nm with CONECT records for all bonds that a reader would not find by itself.
-
-    OpenMM writes none for bonds between standard residues, such as the one that closes a cyclic peptide.
-    """
-    buffer = io.StringIO()
-    app.PDBFile.writeFile(topology, positions * unit.nanometer, buffer, keepIds=True)
-    lines = [line for line in buffer.getvalue().splitlines() if not line.startswith(("REMARK", "CRYST1"))]
-    read = parse_pdb("\n".join([*lines, ""]), "the structure")
-    found = {frozenset((a.index, b.index)) for a, b in read.topology.bonds()}
-    serials = [line[6:11].strip() for line in lines if line.startswith(("ATOM", "HETATM"))]
-    missing = [(a.index, b.index) for a, b in topology.bonds() if frozenset((a.index, b.index)) not in found]
-    lines[-1:] = [*(f"CONECT{serials[i]:>5s}{serials[j]:>5s}" for i, j in missing), "END", ""]
-    return "\n".join(lines)
