@@ -119,8 +119,8 @@ def test_a_link_record_between_carbon_and_nitrogen_is_a_bond(tmp_path):
     link = "LINK         CH3 ACE A   1                 N   NME A   3     1555   1555  1.34"
     found = read_pdb(written(tmp_path / "a.pdb", link, *ATOMS))
     assert found.topology.getNumBonds() == 22
-    elsewhere = link.replace("NME A   3", "NME A   7")
-    assert read_pdb(written(tmp_path / "a.pdb", elsewhere, *ATOMS)).topology.getNumBonds() == 21
+    for other in (link.replace("NME A   3", "NME A   7"), link.replace("1555   1555", "1555   2555")):
+        assert read_pdb(written(tmp_path / "a.pdb", other, *ATOMS)).topology.getNumBonds() == 21
 
 
 def test_a_whole_simulation_box_is_read_as_openmm_reads_it():
@@ -158,7 +158,6 @@ def test_faulty_records_are_named(lines, words, tmp_path):
         (b"this is no PDB file\n", "no ATOM or HETATM records"),
         (bytes(range(256)) * 8, "no ATOM or HETATM records"),
         (gzip.compress("\n".join(ATOMS).encode()), "compressed"),
-        (b"data_1ABC\nloop_\n_atom_site.id\n", "mmCIF"),
         (b"ATOM      1  CH3 ACE A   1      x\n", "line 1: 'x' is no number"),
     ],
 )
