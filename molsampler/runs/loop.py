@@ -14,11 +14,10 @@ import torch
 from tqdm import tqdm
 
 from molsampler import __version__
-from molsampler.store.run_directory import RunDirectory
-from molsampler.store.config_file import to_toml
 from molsampler.basis.errors import InputError
-from molsampler.store.atomic import atomic_path
-from molsampler.store.atomic import write_text
+from molsampler.store.atomic import atomic_path, write_text
+from molsampler.store.config_file import to_toml
+from molsampler.store.run_directory import RunDirectory
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 

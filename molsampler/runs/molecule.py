@@ -14,27 +14,25 @@ from tqdm import tqdm
 
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference_ensemble import Reference, load_reference
-from molsampler.store.run_directory import RunDirectory
-from molsampler.store.config_file import update
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import score_states
-from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.coordinates.chart import Chart
-from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.facts import oddities
-from molsampler.molecules.facts import ring_cautions
-from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.dynamics.quench import quench
+from molsampler.molecules.energy.choice import make_energy
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
+from molsampler.molecules.facts import oddities, ring_cautions
 from molsampler.molecules.loading.folders import reference_folders
 from molsampler.molecules.loading.load import load_molecule
-from molsampler.runs.sampling import sample_policy
-from molsampler.runs.sampling import sample_smc
-from molsampler.targets.molecule import MoleculeTarget
+from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.molecule import SetupConfig, prepare_molecule
+from molsampler.runs.loop import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
+from molsampler.runs.sampling import sample_policy, sample_smc
+from molsampler.store.config_file import update
+from molsampler.store.run_directory import RunDirectory
+from molsampler.targets.molecule import MoleculeTarget
 from molsampler.training.config import TrainConfig
 from molsampler.training.trainer import Trainer, averaged_policy
-from molsampler.runs.loop import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
 
 EUBO_FRAMES = 1000  # of the reference
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from molsampler.basis.errors import InputError
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.twist import TwistConfig
-from molsampler.basis.errors import InputError
+from molsampler.preparation.molecule import SetupConfig
 from molsampler.runs.molecule import RunConfig
 from molsampler.smc.annealed import AnnealConfig
 from molsampler.smc.sampler import SMCConfig
-from molsampler.preparation.molecule import SetupConfig
 from molsampler.training.config import BehaviourConfig, OptimiserConfig, TrainConfig
 
 

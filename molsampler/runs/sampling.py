@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from molsampler.basis.errors import InputError
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout
-from molsampler.basis.errors import InputError
 from molsampler.smc.sampler import LogTwist, SMCConfig, run_smc
 
 _CHUNK = 2048

@@ -11,28 +11,31 @@ import numpy as np
 import torch
 
 from molsampler.analysis.pictures import synthetic as synthetic_figures
-from molsampler.analysis.statistics import two_sample
-from molsampler.basis.log_weights import normalised
-from molsampler.analysis.statistics.estimates import Estimate, elbo, ess_fraction, log_z_estimate, outside_support, run_estimates
-from molsampler.store.run_directory import RunDirectory
 from molsampler.analysis.pictures.training import draw_training
-from molsampler.runs.methods import apply_arm
-from molsampler.runs.methods import find_arm
-from molsampler.store.config_file import update
+from molsampler.analysis.statistics import two_sample
+from molsampler.analysis.statistics.estimates import (
+    Estimate,
+    elbo,
+    ess_fraction,
+    log_z_estimate,
+    outside_support,
+    run_estimates,
+)
+from molsampler.basis.log_weights import LogWeights, normalised
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import score_states
-from molsampler.store.atomic import write_npz
-from molsampler.runs.sampling import sample_policy
-from molsampler.runs.sampling import sample_smc
-from molsampler.smc.annealed import annealed_smc
-from molsampler.basis.log_weights import LogWeights
+from molsampler.preparation.synthetic import first_chart, prepare_synthetic
+from molsampler.runs.loop import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle, write_config
+from molsampler.runs.methods import apply_arm, find_arm
+from molsampler.runs.sampling import sample_policy, sample_smc
 from molsampler.runs.synthetic_settings import SyntheticConfig
+from molsampler.smc.annealed import annealed_smc
+from molsampler.store.atomic import write_npz
+from molsampler.store.config_file import update
+from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.coordinates.affine import Affine
-from molsampler.preparation.synthetic import first_chart
-from molsampler.preparation.synthetic import prepare_synthetic
 from molsampler.targets.synthetic import SyntheticTarget, make_synthetic
 from molsampler.training.trainer import Trainer, averaged_policy
-from molsampler.runs.loop import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle, write_config
 
 DISTANCE_SAMPLES = 2000  # as in the literature
 DISTANCE_REPEATS = 4

@@ -10,8 +10,8 @@ from openmm import app
 from molsampler.basis import compilation
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.errors import InputError
-from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy import choice as backend
+from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.energy.torch_energy import SMALL_PIECE, Potential, TorchEnergy, UnsupportedForce, best_piece
 from molsampler.molecules.molecule import Molecule
