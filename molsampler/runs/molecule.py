@@ -17,7 +17,8 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.choice import check_energy, make_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.facts import oddities
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.short_md import SetupConfig, short_md
 from molsampler.preparation.start import prepare

@@ -24,7 +24,7 @@ from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.molecule import MoleculeTarget
-from scripts.make_structures import RECIPES, pdb_text
+from scripts.make_structures import RECIPES, structure_text
 from tests.molecules.coordinates.chart_cases import aligned_error
 from tests.molecules.energy.energy_cases import reference
 from tests.molecules.peptides import build, relax
@@ -263,7 +263,7 @@ def test_shipped_structures_are_minima(name):
 def test_shipped_structures_are_what_their_recipe_makes(name, tmp_path):
     recipe = RECIPES[name]
     path = tmp_path / "made.pdb"
-    path.write_text(pdb_text(build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)))
+    path.write_text(structure_text(build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)))
     made = app.PDBFile(str(path))
     mol = molecule(name)
     assert [atom.name for atom in made.topology.atoms()] == [atom.name for atom in mol.topology.atoms()]

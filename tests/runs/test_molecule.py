@@ -25,7 +25,10 @@ from molsampler.store.run_directory import RESULTS, RUN_FILES, RunDirectory
 from molsampler.store.config_file import read_toml
 from molsampler.runs.molecule import EUBO_FRAMES, RunConfig
 from molsampler.molecules.loading.load import load_molecule
+from molsampler.runs.molecule import EUBO_FRAMES, RunConfig
 from molsampler.runs.sampling import SMC_RUNS
+from molsampler.store.config_file import read_toml
+from molsampler.store.run_directory import RESULTS, RUN_FILES, RunDirectory
 
 
 @pytest.fixture(scope="module", autouse=True)

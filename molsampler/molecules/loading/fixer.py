@@ -16,8 +16,9 @@ from openmm import app, unit
 from molsampler.basis.errors import InputError
 from molsampler.molecules.dynamics.minimum import nearest_minimum, potential_energy
 from molsampler.molecules.loading.one_molecule import is_ion, is_water
-from molsampler.molecules.loading.pdb import Structure, parse_pdb, pdb_text
+from molsampler.molecules.loading.pdb import Structure, parse_pdb
 from molsampler.molecules.topology import bonded_pairs, graph_of, residue_label
+from molsampler.store.pdb import pdb_text
 
 _SEED = 1  # of the positions that added atoms are minimised from
 

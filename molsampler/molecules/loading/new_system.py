@@ -46,8 +46,8 @@ _COMMENTS = {
 class Request:
     """What a new system is made of: pdb with forcefield, prmtop with inpcrd, system_xml with pdb, or openmmtools.
 
-    temperature : K
-    implicit_solvent : for a prmtop, one of SOLVENTS; chains : of the PDB file to keep, all of them if empty
+    pdb : a PDB or PDBx/mmCIF file;  temperature : K
+    implicit_solvent : for a prmtop, one of SOLVENTS; chains : of that file to keep, all of them if empty
     templates : of the force field, for residues that several of them match: "ALA2=ALAD"
     fix, ph : mend the PDB file with PDBFixer, hydrogens at this pH
     """

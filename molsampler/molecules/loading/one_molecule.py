@@ -75,11 +75,11 @@ def _refuse_unbonded(atoms: list, parts: list[list[int]], labels: Sequence[str],
         raise InputError(
             f"{what}: residue {residue_label(unknown[0])} is not a standard one, and no CONECT records tell the "
             f"bonds of its atoms ({names}): rename it if a standard one is meant, let --fix replace it by one, or add "
-            "the CONECT records"
+            "the CONECT records (in mmCIF: chem_comp_bond)"
         )
     raise InputError(
         f"{what}: no bond joins {names} to any other atom; check the names of the atoms, or give their bonds in CONECT "
-        "records"
+        "records (in mmCIF: struct_conn)"
     )
 
 
