@@ -77,3 +77,27 @@ class StepMLP(nn.Module):
         for k, layer in enumerate(self.hidden, start=1):
             h = h + F.silu(layer(h) * scale[..., k, :] + shift[..., k, :])
         return self.last(h) + rows(self.last_bias, n)
+
+
+class StepwiseMLP(nn.Module):
+    """A residual MLP of its own for each of `n_steps` steps: features (..., B, n_in) at steps n -> (..., B, n_out),
+    zero before training."""
+
+    def __init__(self, n_in: int, n_out: int, n_steps: int, width: int, depth: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = [n_in, *[width] * depth, n_out]
+        gains = [1.0] * depth + [0.0]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for a, b, gain in zip(sizes[:-1], sizes[1:], gains, strict=True):
+            weight = torch.randn(n_steps, a, b, generator=generator) * (gain / math.sqrt(a))
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(n_steps, 1, b)))
+
+    def forward(self, x: Tensor, n: Steps) -> Tensor:
+        h = F.silu(self._layer(0, x, n))
+        for k in range(1, len(self.weights) - 1):
+            h = h + F.silu(self._layer(k, h, n))
+        return self._layer(len(self.weights) - 1, h, n)
+
+    def _layer(self, k: int, x: Tensor, n: Steps) -> Tensor:
+        return x @ self.weights[k][n] + self.biases[k][n]

@@ -31,7 +31,10 @@ CIRCLE_SOFTENING = 0.3
 class ScheduleConfig:
     """How noise is spread over the steps."""
 
-    n_steps: int = setting(24, "N, from prior to data", low=1)
+    n_steps: int = setting(24, "N, steps of diffusion from prior to data", low=1)
+    torsions: Literal["joint", "first"] = setting(
+        "joint", "soft torsions diffuse with the rest, or are drawn first, one a step, before the others diffuse"
+    )
     process: Literal["ou", "brownian"] = setting(
         "ou", "on the line: Ornstein-Uhlenbeck with prior N(0, 1), or Brownian, pinned at 0, with total variance 1"
     )
@@ -45,10 +48,20 @@ class ScheduleConfig:
         above=0.0,
     )
     circle_max: float = setting(
-        MAX_CIRCLE_STD, "sigma_0 of the walk on the circle", unit="rad", above=0.0, high=MAX_CIRCLE_STD
+        MAX_CIRCLE_STD,
+        "sigma_0 of the walk on the circle",
+        unit="rad",
+        above=0.0,
+        high=MAX_CIRCLE_STD,
+        needs={"torsions": "joint"},
     )
     circle_min: float = setting(
-        0.12, "sigma_{N-1}; in between sigma is geometric", unit="rad", above=0.0, high=MAX_CIRCLE_STD
+        0.12,
+        "sigma_{N-1}; in between sigma is geometric",
+        unit="rad",
+        above=0.0,
+        high=MAX_CIRCLE_STD,
+        needs={"torsions": "joint"},
     )
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from molsampler.basis.settings import setting
+from molsampler.basis.space import Space
 from molsampler.diffusion.networks import make_network
 from molsampler.diffusion.process import NoisingProcess, Process, Steps, rows
 
@@ -86,6 +87,8 @@ class DiffusionPolicy(Policy):
 
     score : grad log R, (B, D) -> (B, D), for the Langevin parametrisation (Zhang and Chen 2022, arXiv 2111.15141):
         f_n = network + gate_n (score + x), one learnt gate a step and coordinate
+    seen, own : the space of whole states (..., B, D), all of which the network sees, and the columns among them that
+        the process diffuses; left out, the process's own space and all of it
     """
 
     def __init__(
@@ -94,14 +97,17 @@ class DiffusionPolicy(Policy):
         config: PolicyConfig,
         generator: torch.Generator,
         score: Callable[[Tensor], Tensor] | None = None,
+        *,
+        seen: Space | None = None,
+        own: slice = slice(None),  # noqa: B008, a slice is immutable
     ) -> None:
         super().__init__()
         if config.langevin and score is None:
             raise ValueError("langevin = true needs the target's score")
         self.process, self.space, self.config = process, process.space, config
-        self.score = score
+        self.score, self.own = score, own
         d = self.space.dim
-        self.network = make_network(self.space, config, 2 * d, process.n_steps, generator)
+        self.network = make_network(seen or self.space, config, 2 * d, process.n_steps, generator)
         self._evaluate: Network = self.network.forward
         self.gate = nn.Parameter(torch.zeros(process.n_steps, d)) if config.langevin else None
         self.register_buffer("step_gain", process.forward_log_var.exp() / process.forward_scale, persistent=False)
@@ -112,7 +118,8 @@ class DiffusionPolicy(Policy):
         return view
 
     def drift_and_log_var(self, x: Tensor, n: Steps) -> tuple[Tensor, Tensor]:
-        """f_n(x) and the kernel's log-variance, both (..., B, D), of states x (..., B, D) at steps n."""
+        """f_n(x) and the kernel's log-variance, both (..., B, d) in the coordinates that diffuse, of whole states
+        x (..., B, D) at steps n."""
         drift, log_var = self._evaluate(x, n).chunk(2, dim=-1)
         bound = self.config.log_var_range
         log_var = rows(self.process.forward_log_var, n) + bound * torch.tanh(log_var / bound)
@@ -124,23 +131,24 @@ class DiffusionPolicy(Policy):
 
     @torch.no_grad()
     def _guidance(self, x: Tensor, n: Steps) -> Tensor:
-        """grad log (R / p_ref) at states x (..., B, D), bounded: what f_n tends to at the data."""
-        guidance = self.score(x.detach().flatten(0, -2)).view_as(x) - self.space.prior_score(x)
+        """grad log (R / p_ref) (..., B, d) at states x (..., B, D), bounded: what f_n tends to at the data."""
+        score = self.score(x.detach().flatten(0, -2)).view_as(x)[..., self.own]
+        guidance = score - self.space.prior_score(x[..., self.own])
         limit = self.config.score_limit * (-0.5 * rows(self.process.forward_log_var, n)).exp()
         return limit * torch.tanh(guidance / limit)
 
     def mean(self, x: Tensor, drift: Tensor, n: Steps) -> Tensor:
-        """Mean of the kernel from state and drift (Tweedie), (..., B, D)."""
-        return rows(self.process.forward_scale, n) * x + rows(self.step_gain, n) * drift
+        """Mean (..., B, d) of the kernel from whole state (..., B, D) and drift (..., B, d) (Tweedie)."""
+        return rows(self.process.forward_scale, n) * x[..., self.own] + rows(self.step_gain, n) * drift
 
     def forward(self, x: Tensor, n: Steps) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, each (..., B, D), of p_F(. | x) at steps n."""
+        """Mean and log-variance, each (..., B, d), of p_F(. | x) at steps n."""
         drift, log_var = self.drift_and_log_var(x, n)
         return self.mean(x, drift, n), log_var
 
     def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
         mean, log_var = self(x, n)
-        return self.space.log_normal(x_next, mean, log_var)
+        return self.space.log_normal(x_next[..., self.own], mean, log_var)
 
     def sample_step(
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
@@ -148,19 +156,28 @@ class DiffusionPolicy(Policy):
         mean, log_var = self(x, n)
         if exploration:
             log_var = self.space.limit_log_var(log_var + 2.0 * math.log1p(exploration))
-        x_next = self.space.sample_normal(mean, log_var, generator)
-        return x_next, self.space.log_normal(x_next, mean, log_var)
+        drawn = self.space.sample_normal(mean, log_var, generator)
+        return self._with_own(x, drawn), self.space.log_normal(drawn, mean, log_var)
+
+    def _with_own(self, x: Tensor, own: Tensor) -> Tensor:
+        """Whole states x (..., B, D) with the coordinates that diffuse replaced by (..., B, d)."""
+        if own.shape == x.shape:
+            return own
+        x = x.clone()
+        x[..., self.own] = own
+        return x
 
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
         """The mean is regressed on the mixture of denoising and target score matching, the log-variance on the sampled
         next state; both in the metric of -log p_F, so that its minimum is the forward-KL projection."""
-        process = self.process
+        process, data = self.process, x_data[..., self.own]
         steps = torch.arange(process.n_steps, device=x_data.device)
-        x_next = process.sample_marginal(x_data, steps + 1, generator)
-        x = process.sample_step(x_next, steps, generator)
+        next_own = process.sample_marginal(data, steps + 1, generator)
+        own = process.sample_step(next_own, steps, generator)
+        x = self._with_own(x_data, own)
         drift, log_var = self.drift_and_log_var(x, steps)
-        nll = -self.space.log_normal(x_next, self.mean(x, drift, steps).detach(), log_var)
+        nll = -self.space.log_normal(next_own, self.mean(x, drift, steps).detach(), log_var)
         with torch.no_grad():
-            target = mix(*process.regression_targets(x_data, x, score, steps))
+            target = mix(*process.regression_targets(data, own, score[..., self.own], steps))
         miss = (rows(self.step_gain, steps) * (drift - target)).square() * (-log_var.detach()).exp()
         return (nll + 0.5 * miss.sum(-1)).mean(-1)

@@ -58,6 +58,10 @@ class Process(nn.Module, ABC):
     def prior_mismatch(self, x_data: Tensor) -> float:
         """Chi-square bound on the loss of ESS by what data (M, D) leave in the prior; it should be far below one."""
 
+    def chunk_ends(self, chunk: int) -> tuple[int, ...]:
+        """The chunk ends 0 < n < N: every `chunk` steps, and wherever one kind of steps gives way to another."""
+        return tuple(range(chunk, self.n_steps, chunk))
+
     def sample_path(self, x_data: Tensor, generator: torch.Generator) -> Tensor:
         """Noise data (B, D) all the way to the prior: states (N+1, B, D), the data last."""
         states = [x_data]

@@ -51,11 +51,6 @@ class Trajectories:
         return replace(self, ends=ends, log_f=log_f)
 
 
-def chunk_ends(n_steps: int, chunk: int) -> tuple[int, ...]:
-    """The chunk ends 0 < n < N: multiples of `chunk`."""
-    return tuple(range(chunk, n_steps, chunk))
-
-
 def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
     """Score given states (N+1, B, D) in one network call over all N steps; gradients flow into the policy."""
     steps = torch.arange(policy.process.n_steps, device=states.device)

@@ -21,7 +21,6 @@ from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
 from molsampler.basis.settings import setting
 from molsampler.diffusion.policy import Policy
-from molsampler.diffusion.trajectories import chunk_ends
 
 LogTwist = Callable[[Tensor, int], Tensor]
 """(states (B, D), step n) -> log F_n (B,), finite everywhere, for steps 0 < n < N."""
@@ -92,7 +91,7 @@ class SMCPass:
         self.policy, self.log_twist, self.log_prob = policy, log_twist, log_prob
         self.config, self.generator = config, generator
         n_steps = policy.process.n_steps
-        self.ends = (*chunk_ends(n_steps, config.chunk), n_steps)
+        self.ends = (*policy.process.chunk_ends(config.chunk), n_steps)
         self.n = 0
         with torch.no_grad():
             self.x = policy.process.sample_prior(n_particles, generator)

@@ -9,6 +9,7 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import POSITIVE, setting, table
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
+from molsampler.diffusion.torsions import TorsionConfig
 from molsampler.diffusion.twist import TwistConfig
 from molsampler.smc.annealed import AnnealConfig
 from molsampler.smc.sampler import SMCConfig
@@ -158,6 +159,7 @@ class TrainConfig:
     checkpoint_seconds: float = setting(60.0, "least time between two checkpoints", low=0.0, unit="s")
     schedule: ScheduleConfig = table(ScheduleConfig, "how noise is spread over the steps")
     policy: PolicyConfig = table(PolicyConfig, "the policy and its network")
+    torsions: TorsionConfig = table(TorsionConfig, "soft torsions drawn first, one a step, each from a mixture")
     twist: TwistConfig = table(TwistConfig, "the twist and its network")
     smc: SMCConfig = table(SMCConfig, "sequential Monte Carlo, in training and in sampling")
     anneal: AnnealConfig = table(AnnealConfig, "annealed SMC from the prior, before training")
@@ -175,5 +177,10 @@ class TrainConfig:
         chunk, n_steps = self.smc.chunk, self.schedule.n_steps
         if n_steps % chunk:
             raise InputError(f"the SMC chunk of {chunk} steps does not divide the {n_steps} steps: change one of them")
+        if self.schedule.torsions == "first" and self.objective == "reverse_kl":
+            raise InputError(
+                'schedule.torsions = "first" draws from mixtures, through which objective = "reverse_kl" cannot '
+                'differentiate: use "joint", or another objective'
+            )
         if self.warm_updates == 0 and self.updates == 0:
             raise InputError("warm_updates = 0 and updates = 0 train nothing: give a number, or leave one to `minutes`")

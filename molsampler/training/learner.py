@@ -39,11 +39,12 @@ class Learner:
         self.config: OptimiserConfig = config.optimiser
         self.process = make_process(space, config.schedule).to(device)
         init = torch.Generator().manual_seed(config.seed)
-        self.policy = make_policy(self.process, config.policy, init, score).to(device)
+        self.policy = make_policy(self.process, config.policy, config.torsions, init, score).to(device)
         self.twist = Twist(self.process, config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
         again = torch.Generator().manual_seed(config.seed)
-        self.averaged = make_policy(self.process, config.policy, again, score).to(device).requires_grad_(False)
+        self.averaged = make_policy(self.process, config.policy, config.torsions, again, score)
+        self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self._averaged_over = 0
         self.skipped: Counter[str] = Counter()
@@ -146,7 +147,7 @@ def accelerator(
     """What makes a network train compiled and in the given precision; sampling stays eager, in float32."""
 
     def accelerate(network: nn.Module) -> Network:
-        fast = CompiledOrEager(network, say) if compile else network
+        fast = CompiledOrEager(network, say) if compile else network.forward
         if precision == "float32":
             return fast
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
-from molsampler.diffusion.trajectories import Trajectories, chunk_ends, differentiable_rollout, score_states
+from molsampler.diffusion.trajectories import Trajectories, differentiable_rollout, score_states
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.trained import TrainedSampler
 from molsampler.targets.target import Target
@@ -134,7 +134,7 @@ class Trainer:
 
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""
-        n = self.config.schedule.n_steps
+        n = self.learner.process.n_steps
         size = max(self.config.batch.denoising // n, 1)
         x, _, score = self.behaviours.draw(n * size)
         x, score = x.unflatten(0, (n, size)), score.unflatten(0, (n, size))
@@ -162,7 +162,7 @@ class Trainer:
             # log Z follows without a say in the policy; twist and reports need it
             loss = loss + (log_z - trajectories.log_weights().detach()).square().mean()
         made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
-        ends = chunk_ends(trajectories.n_steps, self.config.smc.chunk)
+        ends = self.learner.process.chunk_ends(self.config.smc.chunk)
         twist_loss = subtb_chunk(self._with_flow(trajectories, ends), log_z)
         if ends:  # a single chunk has no twist
             self.learner.step_twist(twist_loss, share * optimiser.twist_rate)
@@ -199,7 +199,7 @@ class Trainer:
         """SubTB(lambda) or detailed balance: policy, twist (as flow) and log Z by one loss."""
         single = self.config.objective == "db"
         chunk, lam = (1, 0.0) if single else (self.config.smc.chunk, self.config.subtb_lambda)
-        trajectories = self._with_flow(trajectories, chunk_ends(trajectories.n_steps, chunk))
+        trajectories = self._with_flow(trajectories, self.learner.process.chunk_ends(chunk))
         loss = subtb_lambda(trajectories, self.learner.log_z, lam)
         optimiser = self.config.optimiser
         made = self.learner.step_both(loss, share * optimiser.rate, share * optimiser.twist_rate)
