@@ -19,7 +19,7 @@ from molsampler.smc.sampler import SMCConfig, SMCPass
 from tests.stochastic import assert_mean, seeded
 
 SPACE = Space.of(2)
-SCHEDULES = [ScheduleConfig(8, process="brownian"), ScheduleConfig(5, "brownian", line_power=1.6)]
+SCHEDULES = [ScheduleConfig(8, process="brownian"), ScheduleConfig(5, process="brownian", line_power=1.6)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
