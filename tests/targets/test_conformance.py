@@ -13,7 +13,8 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.targets.molecule import MoleculeTarget
 from molsampler.targets.target import Target
-from tests.molecules import chart_cases, energy_cases
+from tests.molecules.coordinates import chart_cases
+from tests.molecules.energy import energy_cases
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import Gaussian, Skewed, TwoWells
 

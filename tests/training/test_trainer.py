@@ -210,8 +210,8 @@ def test_from_scratch_without_denoising():
     trainer = make(SCRATCH)
     buffer = trainer.behaviours.buffer
     assert len(buffer) == FIRST_ROLLOUTS and len(trainer.behaviours.explored) == 0
-    assert float(trainer.learner.log_z) == pytest.approx(LogWeights(buffer.log_w[:FIRST_ROLLOUTS]).log_mean)
-    assert float(trainer.learner.log_z) == pytest.approx(LOG_Z, abs=0.3)
+    assert trainer.learner.log_z.item() == pytest.approx(LogWeights(buffer.log_w[:FIRST_ROLLOUTS]).log_mean)
+    assert trainer.learner.log_z.item() == pytest.approx(LOG_Z, abs=0.3)
     lowest = float(torch.quantile(buffer.log_r[:FIRST_ROLLOUTS], 0.01))
     assert trainer.surrogate.knee == pytest.approx(lowest - SCRATCH.surrogate_margin)
     assert trainer.phase == "trajectory balance" and not trainer.denoises
@@ -232,7 +232,7 @@ def test_from_scratch_with_states_that_break():
     target = Poisoned(LOG_Z)
     target.poison = "nan"
     trainer = make(SCRATCH, target)
-    assert float(trainer.learner.log_z) == pytest.approx(LOG_Z, abs=0.4)
+    assert trainer.learner.log_z.item() == pytest.approx(LOG_Z, abs=0.4)
     assert trainer.behaviours.buffer.rejected == sum(k % 7 == 3 for k in range(FIRST_ROLLOUTS))
     target.poison = ""
     assert math.isfinite(trainer.update())  # and training can go on
