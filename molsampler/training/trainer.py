@@ -103,6 +103,8 @@ class Trainer:
                     'with start = "annealed"'
                 )
             log_z = self.behaviours.log_z.value
+            if math.isnan(log_z):  # a rollout broke, so that its batch gives no estimate: the others say where to begin
+                log_z = LogWeights(buffer.log_w[: len(buffer)]).log_mean
         else:
             self.behaviours.prefill(start)
             log_z = start.log_z

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molsampler.basis.space import MAX_CIRCLE_STD, Space, log_wrapped_normal, wrap_angle
+from molsampler.basis.space import FREQUENCY_RANGE, MAX_CIRCLE_STD, Line, Space, log_wrapped_normal, wrap_angle
 from tests.stochastic import assert_mean, seeded
 
 SPREADS = (1e-3, 0.02, 0.12, 0.5, 1.0, 2.0, 3.0, MAX_CIRCLE_STD)
@@ -72,9 +72,23 @@ def test_features_have_no_seam():
     above = torch.tensor([0.3, -1.0, -math.pi + 1e-4, 0.5])
     difference = (space.features(below) - space.features(above)).abs().max()
     assert float(difference) < 2e-3
-    assert space.features(below).shape == (space.n_features,)
+    assert space.features(below).shape == (space.n_features(),)
     # and they tell angles apart
     assert float((space.features(below) - space.features(torch.tensor([0.3, -1.0, 0.0, 0.5]))).abs().max()) > 1.0
+
+
+@pytest.mark.parametrize("space", [Space.of(3), Space.of(2, 2)])
+def test_fourier_features_of_the_line(space):
+    """The numbers, then sines, then cosines of each multiple, then what the circle gives without frequencies."""
+    x, d = space.sample_prior(7, seeded(0)), space.count(Line)
+    plain, found = space.features(x), space.features(x, 3)
+    assert found.shape == (7, space.n_features(3)) == (7, space.n_features() + 6 * d)
+    assert torch.equal(found[:, :d], x[:, :d]) and torch.equal(found[:, 7 * d :], plain[:, d:])
+    for k in (1, 2, 3):
+        angle = k * math.pi * x[:, :d] / (2.0 * FREQUENCY_RANGE)
+        torch.testing.assert_close(found[:, k * d : (k + 1) * d], angle.sin())
+        torch.testing.assert_close(found[:, (k + 3) * d : (k + 4) * d], angle.cos())
+    assert torch.equal(space.features(x, 0), plain)
 
 
 def test_sample_normal_has_its_moments():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from molsampler.basis.space import MAX_CIRCLE_STD, Space
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.process import NoisingProcess
 from tests.stochastic import assert_mean, seeded
 
 SCHEDULES = [ScheduleConfig(), ScheduleConfig(n_steps=8, line_power=1.7, prior_signal=0.3), ScheduleConfig(n_steps=1)]
@@ -32,7 +33,7 @@ def test_steps_compose_to_the_marginal(schedule):
 
 
 def test_geometric_spreads_on_the_circle():
-    sigma = NoisingProcess(Space.of(0, 1), ScheduleConfig(n_steps=6, circle_max=3.0, circle_min=0.1)).sigma
+    sigma = NoisingProcess(Space.of(0, 1), ScheduleConfig(n_steps=6, circle_max=3.0, circle_min=0.1)).marginal_std[:, 0]
     assert float(sigma[0]) == pytest.approx(3.0) and float(sigma[5]) == pytest.approx(0.1)
     ratio = sigma[1:6] / sigma[:5]
     torch.testing.assert_close(ratio, ratio[:1].expand(5))
@@ -45,7 +46,7 @@ def test_sampled_path_and_sampled_marginal_have_the_same_moments():
     assert path.shape == (6, 20_000, 2)
     torch.testing.assert_close(path[-1].float(), data)
     for n in range(5):
-        s, sigma = float(process.signal[n]), float(process.sigma[n])
+        s, sigma = float(process.marginal_scale[n, 0]), float(process.marginal_std[n, 1])
         shrink = math.exp(-0.5 * sigma**2)
         expected = torch.tensor([1.5 * s, 1.0 - s * s, shrink * math.cos(2.0), shrink * math.sin(2.0)])
         closed = process.sample_marginal(data, n, seeded(10 + n)).double()
@@ -60,8 +61,8 @@ def test_marginal_of_slices_agrees_with_single_steps():
     x = process.sample_marginal(data, torch.tensor([3, 1, 0]), seeded(3)).double()
     torch.testing.assert_close(x[0].float(), data[0])
     for k, n in ((1, 1), (2, 0)):
-        assert_mean(x[k, :, 0], 0.5 * float(process.signal[n]))
-        assert_mean(x[k, :, 1].cos(), math.exp(-0.5 * float(process.sigma[n]) ** 2) * math.cos(1.0))
+        assert_mean(x[k, :, 0], 0.5 * float(process.marginal_scale[n, 0]))
+        assert_mean(x[k, :, 1].cos(), math.exp(-0.5 * float(process.marginal_std[n, 1]) ** 2) * math.cos(1.0))
 
 
 @pytest.mark.parametrize("n", [0, 3, 5])

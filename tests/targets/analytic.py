@@ -36,7 +36,7 @@ class Gaussian(Target):
         self.space = Space.of(len(mean), n_circle)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        line = x[:, : self.space.count(Line)]
+        line = x[..., : self.space.count(Line)]
         log_p = -0.5 * ((line - self.mean) / self.std).square().sum(-1) - self.std.log().sum()
         return log_p + self.log_z - (0.5 * self.space.count(Line) + self.space.count(Circle)) * math.log(2.0 * math.pi)
 

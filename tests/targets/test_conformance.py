@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.space import Line
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.targets.molecule import MoleculeTarget

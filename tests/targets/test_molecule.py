@@ -30,7 +30,7 @@ class ByReference(Energy):
 def target() -> MoleculeTarget:
     shared = alanine_dipeptide()
     shared.energy.counter = EvaluationCounter()
-    return MoleculeTarget(shared.molecule, shared.chart, shared.energy, compile=False)
+    return MoleculeTarget(shared.molecule, shared.coordinates, shared.energy, compile=False)
 
 
 @pytest.fixture()
@@ -48,7 +48,7 @@ def test_log_prob_is_minus_beta_u_plus_log_det(target, points):
 
 
 def test_the_bridge_gives_the_same_target(target, points):
-    bridge = MoleculeTarget(target.molecule, target.chart, ByReference(22), compile=False)
+    bridge = MoleculeTarget(target.molecule, target.coordinates, ByReference(22), compile=False)
     both = [t.log_prob_and_score(points) for t in (target, bridge)]
     torch.testing.assert_close(both[1][0], both[0][0], rtol=0.0, atol=1e-6)
     torch.testing.assert_close(both[1][1], both[0][1], rtol=1e-6, atol=1e-5)
@@ -58,7 +58,7 @@ def test_the_bridge_gives_the_same_target(target, points):
 def test_an_energy_that_is_not_a_number_has_zero_density(target, points):
     energy = ByReference(22)
     energy.broken = True
-    log_r, score = MoleculeTarget(target.molecule, target.chart, energy).log_prob_and_score(points)
+    log_r, score = MoleculeTarget(target.molecule, target.coordinates, energy).log_prob_and_score(points)
     assert bool(torch.isneginf(log_r[0])) and bool((score[0] == 0.0).all())
     assert bool(torch.isfinite(log_r[1:]).all()) and energy.counter.non_finite == 1
 

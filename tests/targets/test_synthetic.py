@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.space import Circle
 from molsampler.targets.many_well import ManyWell
 from molsampler.targets.robot_arm import Elbow
 from molsampler.targets.synthetic import SYNTHETIC, SyntheticTarget, make_synthetic
