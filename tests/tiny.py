@@ -24,17 +24,11 @@ TRAIN: dict[str, Any] = {
     "twist": {"width": 16, "depth": 2},
     "smc": {"chunk": 2},
     "anneal": {"particles": 256, "moves": 2, "last_moves": 4},
-    "behaviour": {
-        "batch": 32,
-        "warm_batch": 240,
-        "smc_particles": 64,
-        "moves_every": 20,
-        "moves_parents": 64,
-        "moves_steps": 2,
-        "capacity": 2000,
-        "prefill_frames": 2,
-        "prefill_steps": 2,
-    },
+    "batch": {"denoising": 240, "balance": 32},
+    "replay": {"capacity": 2000},
+    "passes": {"particles": 64},
+    "moves": {"every": 20, "parents": 64, "steps": 2},
+    "prefill": {"frames": 2, "steps": 2},
 }
 
 
@@ -48,7 +42,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 SYNTHETIC: dict[str, Any] = {
     "samples": 1000,
-    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "behaviour": {"warm_rollouts": 64}}),
+    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "rollouts": {"number": 64}}),
 }
 # More updates, of less each, and more rows: a run that lasts long enough to be killed in the middle.
 MOLECULE: dict[str, Any] = {
@@ -65,15 +59,11 @@ MOLECULE: dict[str, Any] = {
             "evaluation_samples": 32,
             "checkpoint_seconds": 0.1,
             "anneal": {"particles": 192, "moves": 1},
-            "behaviour": {
-                "batch": 16,
-                "warm_batch": 64,
-                "smc_particles": 16,
-                "moves_every": 25,
-                "moves_parents": 32,
-                "capacity": 1000,
-                "explore_capacity": 400,
-            },
+            "batch": {"denoising": 64, "balance": 16},
+            "replay": {"capacity": 1000},
+            "passes": {"particles": 16},
+            "moves": {"every": 25, "parents": 32},
+            "explorers": {"capacity": 400},
         },
     ),
 }

@@ -35,7 +35,8 @@ def sample(
 ) -> None:
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them.
 
-    n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is touched.
+    n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
+        touched.
     """
     begun = time.perf_counter()
     n = job.config.samples if n is None else n

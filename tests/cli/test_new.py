@@ -12,7 +12,7 @@ import pytest
 from openmm import app, unit
 
 from molsampler.basis.errors import InputError
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.loading import new_system
 from molsampler.molecules.loading.load import load_molecule

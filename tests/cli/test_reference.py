@@ -15,7 +15,7 @@ import torch
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
 from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceSettings
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule

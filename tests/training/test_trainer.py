@@ -13,13 +13,22 @@ from molsampler.analysis.pictures.training import PANELS
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.diffusion.policy import PolicyConfig
-from molsampler.diffusion.process import ScheduleConfig
+from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.trajectories import rollout
 from molsampler.diffusion.twist import TwistConfig
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.sampler import SMCConfig
-from molsampler.training.config import BehaviourConfig, OptimiserConfig, TrainConfig
-from molsampler.training.trainer import Trainer, averaged_policy
+from molsampler.training.config import (
+    BatchConfig,
+    MovesConfig,
+    OptimiserConfig,
+    PassConfig,
+    PrefillConfig,
+    ReplayConfig,
+    RolloutConfig,
+    TrainConfig,
+)
+from molsampler.training.trainer import Trainer
 from tests.stochastic import seeded
 from tests.targets.analytic import TwoWells
 
@@ -36,17 +45,12 @@ CONFIG = TrainConfig(
     smc=SMCConfig(chunk=2, kappa=1.1),
     anneal=AnnealConfig(particles=256, moves=4, last_moves=10),
     optimiser=OptimiserConfig(warm_rate=2e-2, rate=2e-3, ramp=10, ema=0.95),
-    behaviour=BehaviourConfig(
-        batch=64,
-        warm_batch=1024,
-        smc_particles=64,
-        moves_every=5,
-        moves_parents=64,
-        moves_steps=2,
-        prefill_frames=8,
-        prefill_steps=5,
-        capacity=5000,
-    ),
+    batch=BatchConfig(denoising=1024, balance=64),
+    replay=ReplayConfig(capacity=5000),
+    passes=PassConfig(particles=64),
+    moves=MovesConfig(every=5, parents=64, steps=2),
+    rollouts=RolloutConfig(number=0),
+    prefill=PrefillConfig(frames=8, steps=5),
 )
 SHORT = dataclasses.replace(CONFIG, warm_updates=7, updates=9, evaluation_samples=64)
 
@@ -96,7 +100,7 @@ def flat(state, path: str = "") -> dict:
         items = enumerate(state)
     else:
         return {path: state}
-    return {k: v for name, value in items if name != "seconds" for k, v in flat(value, f"{path}/{name}").items()}
+    return {k: v for name, value in items if name != "phase_seconds" for k, v in flat(value, f"{path}/{name}").items()}
 
 
 def assert_same(one: dict, two: dict) -> None:
