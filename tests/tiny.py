@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from molsampler.runs.density import DensityConfig
+from molsampler.runs.molecule import RunConfig
 from molsampler.store.config_file import update
 from molsampler.training.config import TrainConfig
 
@@ -42,7 +44,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 SYNTHETIC: dict[str, Any] = {
     "samples": 1000,
-    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "rollouts": {"number": 64}}),
+    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "rollouts": {"number": 64, "every": 20}}),
 }
 # More updates, of less each, and more rows: a run that lasts long enough to be killed in the middle.
 MOLECULE: dict[str, Any] = {
@@ -67,11 +69,30 @@ MOLECULE: dict[str, Any] = {
         },
     ),
 }
+# The smallest molecule and sixteen updates: for what a run leaves behind and how it goes on.
+BRIEF: dict[str, Any] = merged(
+    MOLECULE,
+    {
+        "system": "gly",
+        "samples": 160,
+        "train": {"warm_updates": 8, "updates": 8, "evaluations": 4, "moves": {"every": 5}},
+    },
+)
 
 
 def train_config(**changes: Any) -> TrainConfig:
     """TRAIN as the object that a trainer takes."""
     return update(TrainConfig(), merged(TRAIN, changes), "tests/tiny.py")
+
+
+def molecule_config(**changes: Any) -> RunConfig:
+    """BRIEF as the object that a run takes."""
+    return update(RunConfig(), merged(BRIEF, changes), "tests/tiny.py")
+
+
+def density_config(**changes: Any) -> DensityConfig:
+    """SYNTHETIC as what a run on a density of one's own takes; one thread."""
+    return update(DensityConfig(), merged({**SYNTHETIC, "threads": 1}, changes), "tests/tiny.py")
 
 
 def toml(values: dict[str, Any], path: str = "") -> str:

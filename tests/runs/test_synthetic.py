@@ -102,22 +102,24 @@ def test_rows_of_training_hold_the_eubo(whole):
     rows = RunDirectory(whole).read_metrics_rows()
     assert [row["phase"] for row in rows] == ["denoising"] * 2 + ["trajectory balance"] * 2
     assert all(float(row["elbo"]) < 0.0 < float(row["eubo"]) for row in rows)  # log Z is 0
-    assert int(rows[1]["evaluations_rollout"]) == 64 + 2 * 200  # weighted rollouts of the warm start, two evaluations
-    # the comparison with the truth is not part of the cost
+    assert int(rows[1]["evaluations_rollout"]) == 64  # weighted rollouts of the warm start
+    # evaluations and the comparison with the truth are not part of the cost
+    assert int(rows[1]["evaluations_analysis"]) == 2 * 200 + 200 * 2
     spent = sum(int(rows[-1][f"evaluations_{word}"]) for word in ("prefill", "rollout", "smc", "local_moves"))
-    assert metrics_of(whole)["evaluations"]["value"] == spent
+    assert metrics_of(whole)["evaluations"]["value"] == spent == int(rows[-1]["energy_evaluations"])
+    assert "evaluations_analysis" not in metrics_of(whole)
 
 
 def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, whole, no_pictures):
     out = tiny.parent / "stopped"
-    evaluate = synthetic.SyntheticJob.row
+    evaluate = synthetic.SyntheticRun.row
 
     def stop_after(self):
         self.stop = self.trainer.done > 30
         return evaluate(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic.SyntheticJob, "row", stop_after)
+        patch.setattr(synthetic.SyntheticRun, "row", stop_after)
         assert run(tiny, out) == 130 and not (out / "metrics.json").exists()
     assert run(tiny, out, "--resume") == 0
     first, second = metrics_of(whole), metrics_of(out)
@@ -149,8 +151,8 @@ def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
     [
         (["gmm41-2d"], ("'gmm41-2d'", "gmm40-2d")),
         (["gmm25", "--arms", "tb+magic"], ("'tb+magic'", "tb+smc+iw")),
-        (["gmm25", "--minutes", "-1"], ("--minutes -1",)),
-        (["gmm25", "--samples", "10"], ("--samples 10", f"{POINTS}")),
+        (["gmm25", "--minutes", "-1"], ("minutes = -1",)),
+        (["gmm25", "--samples", "10"], ("10 samples", f"{POINTS}")),
         (["gmm25", "--arms", "smc-rw", "--config", "few.toml"], ("50 particles", f"{POINTS}")),
     ],
 )
@@ -228,7 +230,9 @@ def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
         "updates": 20,
         "anneal": {"particles": 2048, "last_moves": 20},
         "optimiser": {"warm_rate": 1e-2},
-        "behaviour": {"warm_batch": 1536, "prefill_frames": 8, "moves_every": 100},
+        "batch": {"denoising": 1536},
+        "prefill": {"frames": 8},
+        "moves": {"every": 100},
     }
     found = learnt(tmp_path, target, changes)
     assert found["modes_found"]["value"] == modes
@@ -242,7 +246,7 @@ def test_balance_smc_and_replay_learn_from_scratch(tmp_path):
     """No annealing and no denoising: trajectory balance on rollouts, SMC and replay finds all 25 modes. With the sign
     of the loss or the weights of the buffer broken it does not reach these bounds; untrained, the gap of the ELBO is 53
     in place of 17."""
-    changes = {"warm_updates": 0, "updates": 200, "behaviour": {"batch": 128, "smc_particles": 256}}
+    changes = {"warm_updates": 0, "updates": 200, "batch": {"balance": 128}, "passes": {"particles": 256}}
     found = learnt(tmp_path, "gmm25", changes, "--arms", "tb+smc+iw")
     assert found["modes_found"]["value"] == 25 and found["ess"]["value"] > 0.05
     assert found["eubo_gap"]["value"] < 3.0 and found["elbo_gap"]["value"] < 25.0
