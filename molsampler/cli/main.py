@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.cli.commands import check, new, reference
 from molsampler.cli.output import Stopped, guarded, print_verdict, printer
 from molsampler.runs import molecule as runs
 from molsampler.runs import results
+from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PresetName, preset
 from molsampler.smc.trained import check_samples
-from molsampler.store.config_file import read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +58,15 @@ class Options:
         """The configuration of a new run: preset, then file, then flags."""
         config = dataclasses.replace(preset(self.preset or "cpu"), system=system)
         if self.config is not None:
-            config = read_toml(self.config, config)
-        train = config.train
+            config = with_file(config, self.config)
         if self.seed is not None:
-            train = dataclasses.replace(train, seed=self.seed)
+            config = change(config, train={"seed": self.seed})
         if self.minutes is not None:
-            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=None, updates=None)
+            config = with_minutes(config, self.minutes)
         named = self.named()
         if self.platform is not None:
             named["backend"] = "openmm"
-        return dataclasses.replace(config, train=train, **named)
+        return dataclasses.replace(config, **named)
 
     def named(self) -> dict[str, Any]:
         """The flags given that are settings of the configuration by the same name."""

@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -18,12 +19,13 @@ from molsampler.basis.settings import change, check_values, without_effect
 from molsampler.smc.trained import check_samples
 from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
-from molsampler.store.config_file import to_toml, update
+from molsampler.store.config_file import load_toml, to_toml, update
 from molsampler.store.run_directory import RunDirectory
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 
 Say = Callable[[str], None]
+Config = TypeVar("Config")
 KINDS = {
     "molecule": ("a molecule", "molsampler train, sample or analyse, or molsampler.resume(out)"),
     "density": ("a density of one's own", "molsampler.resume(out, target=...)"),
@@ -78,7 +80,7 @@ class TrainingRun:
         if self.trainer.done:
             self.trainer.extend(minutes)
         else:  # nothing was trained yet, so that there is no pace to go by
-            self.trainer.config = change(self.trainer.config, minutes=minutes, warm_updates=None, updates=None)
+            self.trainer.config = with_minutes(self.config, minutes).train
             self.trainer.plan()
         self._take_budget()
 
@@ -167,6 +169,19 @@ def check_settings(config: Any) -> None:
         raise InputError(
             'sampler = "smc" needs a trained twist, and objective = "reverse_kl" trains none: use sampler = "policy"'
         )
+
+
+def with_minutes(config: Config, minutes: float) -> Config:
+    """The configuration with that budget, which decides the numbers of updates too."""
+    return change(config, train={"minutes": minutes, "warm_updates": None, "updates": None})
+
+
+def with_file(config: Config, path: Path) -> Config:
+    """The configuration with the values of a TOML file; minutes there are not held up by updates of `config`."""
+    values = load_toml(path)
+    if isinstance(values.get("train"), dict) and "minutes" in values["train"]:
+        config = with_minutes(config, config.train.minutes)
+    return update(config, values, str(path))
 
 
 def held_config(state: dict, kind: str, base: Any, run: RunDirectory) -> Any:

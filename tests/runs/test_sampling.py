@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from molsampler.runs.sampling import SMC_RUNS, sample_policy, sample_smc
 
+from molsampler.basis.errors import InputError
 from molsampler.diffusion.policy import Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.basis.errors import InputError
-from molsampler.runs.sampling import SMC_RUNS, sample_policy, sample_smc
 from molsampler.smc.sampler import SMCConfig
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import TwoWells

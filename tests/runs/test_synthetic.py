@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from molsampler.cli.synthetic import main
 from molsampler.runs import synthetic
 from molsampler.runs.tables import Finished, table
 from molsampler.store.run_directory import RunDirectory
-from molsampler.cli.synthetic import main
 from molsampler.targets.synthetic import make_synthetic
 from tests import tiny as tiny_config
 
