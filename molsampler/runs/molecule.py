@@ -72,7 +72,17 @@ def check(config: RunConfig) -> None:
     check_settings(config)
     molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
     check_energy(molecule, config.backend, config.platform, config.device)
-    make_process(Chart(molecule).space, config.train.schedule)
+    chart = Chart(molecule)
+    make_process(chart.space, config.train.schedule)
+    states = {"setup: chains times length / interval": config.setup.frames}
+    if config.train.start == "annealed":
+        states["train.anneal.particles"] = config.train.anneal.particles
+    for name, number in states.items():
+        if number <= chart.n_stiff:
+            raise InputError(
+                f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
+                f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
+            )
 
 
 def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:

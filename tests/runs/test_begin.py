@@ -41,6 +41,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "replay": ({"train": {"replay": {"draw": "oldest"}}}, "'oldest'"),
     "width": ({"train": {"policy": {"width": 0}}}, "width = 0"),
     "time step": ({"setup": {"timestep": 0.0}}, "timestep = 0"),
+    "particles": ({"train": {"anneal": {"particles": 40}}}, "anneal.particles = 40 states"),
+    "frames": ({"setup": {"chains": 1}}, "25 states cannot standardise the 47 stiff coordinates of 'gly'"),
     "type": ({"train": {"seed": 1.5}}, "seed = 1.5"),
 }
 
