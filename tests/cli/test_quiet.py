@@ -27,7 +27,7 @@ def system(tmp_path_factory):
 
 @pytest.fixture
 def config(monkeypatch):
-    """Compiled where it can be, by a compiler that fails; OpenMM's Reference platform in place of its processes' CPU."""
+    """Compiled where it can be, by a compiler that fails; energies by OpenMM's Reference platform."""
 
     def failing(function, **options):
         def compiled(*arguments):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from molsampler.cli.synthetic import main
+from molsampler.cli.synthetic import Options, main
 from molsampler.runs import synthetic
+from molsampler.runs.density import load_samples
 from molsampler.runs.tables import Finished, table
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.synthetic import make_synthetic
@@ -104,10 +105,34 @@ def test_rows_of_training_hold_the_eubo(whole):
     assert all(float(row["elbo"]) < 0.0 < float(row["eubo"]) for row in rows)  # log Z is 0
     assert int(rows[1]["evaluations_rollout"]) == 64  # weighted rollouts of the warm start
     # evaluations and the comparison with the truth are not part of the cost
-    assert int(rows[1]["evaluations_analysis"]) == 2 * 200 + 200 * 2
+    assert int(rows[1]["evaluations_analysis"]) == 2 * 200 + 200  # and the EUBO of the row before
     spent = sum(int(rows[-1][f"evaluations_{word}"]) for word in ("prefill", "rollout", "smc", "local_moves"))
     assert metrics_of(whole)["evaluations"]["value"] == spent == int(rows[-1]["energy_evaluations"])
     assert "evaluations_analysis" not in metrics_of(whole)
+
+
+def test_the_learnt_and_the_running_log_z_have_their_names(whole):
+    state, metrics = torch.load(whole / "checkpoint.pt", weights_only=True)["trainer"], metrics_of(whole)
+    assert metrics["log_z_learnt"]["value"] == pytest.approx(float(state["learner"]["log_z"]))
+    running = state["behaviours"]["log_z"]
+    assert metrics["log_z_running"]["value"] == pytest.approx(running["log_sum"] - math.log(running["particles"]))
+    assert abs(metrics["log_z_running"]["value"]) < 1.0 and "smc_ess" in metrics  # log Z is 0
+
+
+def test_an_arm_without_a_trained_twist_has_no_figures_of_smc(tiny, no_pictures, capsys):
+    out = tiny.parent / "pis"
+    assert run(tiny, out, "--arms", "pis") == 0
+    metrics = metrics_of(out)
+    assert not [name for name in metrics if name.startswith("smc_")] and math.isfinite(metrics["elbo"]["value"])
+    assert "log Z by SMC" not in capsys.readouterr().out
+
+
+def test_minutes_in_a_file_stand_above_the_targets_updates(tmp_path):
+    (tmp_path / "short.toml").write_text("[train]\nminutes = 0.5\n")
+    train = Options("gmm25", config=tmp_path / "short.toml").resolve("default", 0).train
+    assert (train.minutes, train.warm_updates, train.updates) == (0.5, None, None)
+    train = Options("gmm25", config=tmp_path / "short.toml").resolve("tb", 0).train
+    assert (train.minutes, train.warm_updates, train.updates) == (0.5, None, None)
 
 
 def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, whole, no_pictures):
@@ -195,6 +220,10 @@ def test_a_classical_arm_estimates_log_z_with_its_error(tiny):
     estimate = found["log_z_estimate"]
     assert abs(estimate["value"]) < 8.0 * estimate["stderr"] and 0.0 < estimate["stderr"] < 0.3
     assert found["modes_found"]["value"] == 25 and found["evaluations"]["value"] == found["evaluations_smc"]["value"]
+    samples = load_samples(out)
+    assert samples.x.shape == (8 * 256, 2) and samples.weights.sum() == pytest.approx(1.0)
+    difference = samples.log_prob - make_synthetic("gmm25").log_prob(torch.as_tensor(samples.x)).double().numpy()
+    assert np.ptp(difference) < 1e-2
     assert "ess" not in found and (out / "samples.png").is_file() and (out / "config.toml").is_file()
     assert found["training_seconds"]["value"] > 0.0
 
