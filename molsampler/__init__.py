@@ -13,11 +13,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 __all__ = [
+    "Density",
+    "DensityConfig",
+    "DensitySamples",
     "InputError",
     "Molecule",
     "Run",
     "RunConfig",
     "Samples",
+    "Target",
     "Understanding",
     "check",
     "load_molecule",

@@ -13,18 +13,25 @@ from molsampler.molecules.loading.new_system import Request, make_system
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.check import Understanding
 from molsampler.preparation.check import understand as check
-from molsampler.runs import molecule as jobs
-from molsampler.runs.molecule import Job, RunConfig
+from molsampler.runs import density, molecule, results
+from molsampler.runs.density import DensityConfig, DensitySamples
+from molsampler.runs.loop import with_minutes
+from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import preset
-from molsampler.runs.sampling import check_samples
 from molsampler.store.run_directory import RunDirectory, Samples
+from molsampler.targets.density import Density
+from molsampler.targets.target import Target
 
 __all__ = [
+    "Density",
+    "DensityConfig",
+    "DensitySamples",
     "InputError",
     "Molecule",
     "Run",
     "RunConfig",
     "Samples",
+    "Target",
     "Understanding",
     "check",
     "load_molecule",
@@ -37,39 +44,46 @@ __all__ = [
 
 
 class Run:
-    """A run directory that this process holds, with the molecule and the sampler in it; closes as a context manager.
+    """A run directory that this process holds, with the molecule or density and the sampler in it; closes as a context
+    manager.
 
-    path : of the directory; molecule : what is sampled; job : everything else
+    path : of the directory; molecule : what is sampled, None for a density; job : everything else
     """
 
-    def __init__(self, job: Job, progress: bool) -> None:
+    def __init__(self, job: molecule.Job | density.DensityRun, progress: bool) -> None:
         self.job = job
         self.path: Path = job.run.path
-        self.molecule: Molecule = job.molecule
+        self.molecule: Molecule | None = getattr(job, "molecule", None)
         self._progress = progress
 
-    def train(self) -> bool:
-        """Train to the end of the budget; False where Ctrl-C stopped it, with a checkpoint for `resume`."""
+    def train(self, minutes: float | None = None) -> bool:
+        """Train to the end of the budget; False where Ctrl-C stopped it, with a checkpoint for `resume`.
+
+        minutes : of training in all, more than the run had, to train on
+        """
+        if minutes is not None:
+            self.job.extend(minutes)
         return self.job.train(self._progress)
 
-    def sample(self, n: int | None = None, sampler: str | None = None) -> Samples:
-        """Draw n weighted samples by "policy" or "smc", replacing those in the directory.
+    def sample(self, n: int | None = None, sampler: str | None = None, seed: int | None = None) -> Any:
+        """Draw n weighted samples by "policy" or "smc", replacing those in the directory: `Samples` of a molecule,
+        `DensitySamples` of a density. At any time: training goes on afterwards as if nothing had happened.
 
-        Both are the configuration's where they are not given.
+        All are the configuration's where they are not given.
         """
-        config = self.job.config
-        check_samples(config.samples if n is None else n, sampler or config.sampler)
-        jobs.sample(self.job, n, sampler, self._progress)
+        if isinstance(self.job, density.DensityRun):
+            return density.sample(self.job, n, sampler, seed)
+        results.sample(self.job, n, sampler, seed=seed, progress=self._progress)
         return self.job.run.load_samples()
 
     def analyse(self) -> dict[str, Any]:
-        """Draw the pictures, write report.html and metrics.json; returns the metrics, {"ess": {"value": ...}, ...}."""
-        return jobs.conclude(self.job)
+        """Draw the pictures, write metrics.json (and report.html); returns the metrics, {"ess": {"value": ...},
+        ...}."""
+        return density.analyse(self.job) if isinstance(self.job, density.DensityRun) else results.conclude(self.job)
 
     def close(self) -> None:
         """Let go of the directory and of the energy's workers. Safe to call twice."""
-        self.job.energy.close()
-        self.job.run.release()
+        self.job.close()
 
     def __enter__(self) -> Run:
         return self
@@ -98,46 +112,56 @@ def new(
 
 
 def start(
-    system: str,
+    system: str | None = None,
     out: str | Path | None = None,
-    config: RunConfig | None = None,
+    config: RunConfig | DensityConfig | None = None,
     *,
+    target: Any = None,
     minutes: float | None = None,
     overwrite: bool = False,
     progress: bool = True,
     say: Say = print,
 ) -> Run:
-    """A new run of `system` in the directory `out` (by default runs/ and its name), set up and ready to train.
+    """A new run in the directory `out` (by default runs/ and a name), set up and ready to train.
 
-    config : every option, by default preset("cpu"); minutes : of training, in place of the configuration's budget
-    Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given.
+    system : name, folder or file of a molecule; or target : a density of one's own, a `Density` or any object with
+        log_prob(x), (B, dim) -> (B,), and dim (docs/DENSITIES.md)
+    config : every option, by default preset("cpu"), or DensityConfig() for a density; minutes : of training, in place
+        of the configuration's budget
+    Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
+    removed only once everything has been checked.
     """
-    config = dataclasses.replace(config or preset("cpu"), system=str(system))
-    if minutes is not None:
-        if not 0.0 < minutes < float("inf"):
-            raise InputError(f"minutes = {minutes} is not usable: give a positive number of minutes")
-        train = dataclasses.replace(config.train, minutes=float(minutes), warm_updates=0, updates=0)
-        config = dataclasses.replace(config, train=train)
-    check_samples(config.samples, config.sampler)
-    load_molecule(config.system, say=lambda text: None)  # before an old run is removed
-    run = RunDirectory.claim(out or Path("runs") / Path(system).name, overwrite=overwrite)
-    try:
-        return Run(jobs.start(config, run, say), progress)
-    except BaseException:
-        run.release()
-        raise
+    if (system is None) == (target is None):
+        raise InputError("start takes a system or a target: give one of the two")
+    kind = RunConfig if target is None else DensityConfig
+    if config is not None and not isinstance(config, kind):
+        raise InputError(f"the configuration is a {type(config).__name__}: a run of this kind takes a {kind.__name__}")
+    if target is not None:
+        chosen = _with_budget(config or DensityConfig(), minutes)
+        return Run(density.begin(target, chosen, out, overwrite=overwrite, say=say), progress)
+    chosen = dataclasses.replace(_with_budget(config or preset("cpu"), minutes), system=str(system))
+    return Run(molecule.begin(chosen, out, overwrite=overwrite, say=say), progress)
 
 
-def resume(out: str | Path, *, progress: bool = True, say: Say = print) -> Run:
-    """The run in the directory `out` from its last checkpoint: to train on, or to sample again."""
-    run = RunDirectory.claim(out, resume=True)
-    try:
-        return Run(jobs.resume(run, say), progress)
-    except BaseException:
-        run.release()
-        raise
+def _with_budget(config: Any, minutes: float | None) -> Any:
+    return config if minutes is None else with_minutes(config, minutes)
 
 
-def load_samples(out: str | Path) -> Samples:
-    """The samples of a run directory: `trajectory` (mdtraj), `weights`, `log_weights`, `potential_energy` (kJ/mol)."""
+def resume(
+    out: str | Path, *, target: Any = None, minutes: float | None = None, progress: bool = True, say: Say = print
+) -> Run:
+    """The run in the directory `out` from its last checkpoint: to train on, or to sample again.
+
+    target : the density, for a run on one; minutes : of training in all, more than the run had
+    """
+    if target is not None:
+        return Run(density.go_on(target, out, minutes=minutes, say=say), progress)
+    return Run(molecule.go_on(out, minutes=minutes, say=say), progress)
+
+
+def load_samples(out: str | Path) -> Any:
+    """The samples of a run directory. Of a molecule `Samples`: `trajectory` (mdtraj), `weights`, `log_weights`,
+    `potential_energy` (kJ/mol); of a density `DensitySamples`: `x`, `weights`, `log_weights`."""
+    if (Path(out) / "samples.npz").is_file():
+        return density.load_samples(out)
     return RunDirectory(out).load_samples()

@@ -22,9 +22,8 @@ def analyse(
 ) -> dict[str, Any]:
     """Draws every picture, completes metrics.json, writes report.html; returns the metrics.
 
-    metrics : figures known to the caller (learnt log Z, timings, the ESS of SMC ...) as (value, error) pairs or
-        numbers; they take the place of what the analysis finds by the same name, and of those in an earlier
-        metrics.json
+    metrics : figures known to the caller (learnt log Z, timings ...) as (value, error) pairs or numbers; they take the
+        place of what the analysis finds by the same name. Nothing of an earlier metrics.json is kept.
     Raises InputError where the samples are missing or damaged, or fit neither the subject nor the reference.
     """
     samples = run.load_samples()
@@ -32,7 +31,7 @@ def analyse(
     study = Study.of(run, subject, samples, reference)
     for step in steps.ALL:
         step(study)
-    run.write_metrics({**run.load_metrics(), **study.metrics, **(metrics or {})})
+    run.write_metrics({**study.metrics, **(metrics or {})})
     written = run.load_metrics()
     write_report(build_report(study, written), run / "report.html")
     return written

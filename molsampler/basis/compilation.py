@@ -13,11 +13,11 @@ _told = False
 class CompiledOrEager:
     """Calls `function` compiled for fixed shapes; if the compiler fails (no C++ compiler, say), eager from then on.
 
-    failed : whether it has fallen back. The line about it is printed once in a process.
+    failed : whether it has fallen back; say : is told so, once in a process
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._eager = function
+    def __init__(self, function: Callable[..., Any], say: Callable[[str], None] = print) -> None:
+        self._eager, self._say = function, say
         self._compiled = torch.compile(_with_own_code(function), dynamic=False, fullgraph=True)
         self.failed = False
 
@@ -28,7 +28,7 @@ class CompiledOrEager:
             return self._compiled(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError) as error:
             self.failed = True
-            _tell_once(error)
+            _tell_once(error, self._say)
             return self._eager(*args)
 
 
@@ -42,12 +42,9 @@ def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return entry
 
 
-def _tell_once(error: Exception) -> None:
+def _tell_once(error: Exception, say: Callable[[str], None]) -> None:
     global _told
     if not _told:
         _told = True
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(
-            f"torch.compile does not work here ({reason}); the torch kernels run eager, several times slower",
-            flush=True,
-        )
+        say(f"torch.compile does not work here ({reason}); the torch kernels run eager, several times slower")

@@ -6,42 +6,57 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PURPOSES = {
+    "md": "molecular dynamics: the short run of the set-up, and local moves by dynamics",
+    "prefill": "annealing and the chains that fill the replay buffer",
+    "rollout": "rollouts of the policy in training",
+    "smc": "SMC passes in training, and energies inside the twist",
+    "local_moves": "MALA from replayed states",
+    "guidance": "scores inside a policy (Langevin parametrisation)",
+    "analysis": "looking: evaluations, sampling, energies of the samples, pictures",
+}
+"""What energies are evaluated for; all but the last are what training costs."""
+
 
 class EvaluationCounter:
     """Counts energy evaluations (one conformation each) by purpose, whoever asked for them.
 
-    Purposes are free words; the package uses "md", "prefill",
-    "rollout", "smc", "local_moves", "guidance" (scores inside a policy) and "analysis".
-    `non_finite`
-    counts conformations whose energy was NaN or raised an exception in the backend, and was returned as +inf.
+    non_finite : conformations whose energy was NaN or raised an exception in the backend, and was returned as +inf
     """
 
     def __init__(self) -> None:
         self.by_purpose: Counter[str] = Counter()
         self.non_finite = 0
-        self._purpose = "analysis"
+        self.current = "analysis"  # the purpose in force
 
     @property
     def total(self) -> int:
         return sum(self.by_purpose.values())
 
     @property
-    def current(self) -> str:
-        """The purpose in force."""
-        return self._purpose
+    def spent(self) -> int:
+        """What training has cost: all but those for analysis."""
+        return self.total - self.by_purpose["analysis"]
+
+    @property
+    def training(self) -> bool:
+        """Whether what is evaluated now is for training."""
+        return self.current != "analysis"
 
     @contextmanager
     def purpose(self, word: str) -> Iterator[None]:
-        """Everything evaluated inside this context is booked under `word`."""
-        outer, self._purpose = self._purpose, word
+        """Everything evaluated inside this context is booked under `word`, one of PURPOSES."""
+        if word not in PURPOSES:
+            raise ValueError(f"'{word}' is no purpose of an evaluation; those are {', '.join(PURPOSES)}")
+        outer, self.current = self.current, word
         try:
             yield
         finally:
-            self._purpose = outer
+            self.current = outer
 
     def add(self, evaluations: int, non_finite: int = 0) -> None:
         """Book evaluations under the purpose in force."""
-        self.by_purpose[self._purpose] += evaluations
+        self.by_purpose[self.current] += evaluations
         self.non_finite += non_finite
 
     def state_dict(self) -> dict:

@@ -1,13 +1,16 @@
-"""The space R^a x T^b on which diffusion happens, and the normal kernels that live on it.
+"""The space that states live on: a product of parts, each with its prior, its kernel and what networks see of it.
 
-A state is a row (D,) with the a line coordinates first and the b angles, in radians, after them. On the line a
-kernel is a normal density, on the circle a wrapped normal; both have one mean and one log-variance a coordinate.
+A state is a row (D,), the parts one after the other. On the line a kernel is a normal density, on the circle a wrapped
+normal; both have one mean and one log-variance a coordinate. Only the space knows where a part begins: everything else
+goes through `pieces`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,47 +21,211 @@ MAX_CIRCLE_STD = 3.5
 HARMONICS = 4
 """Multiples of an angle that networks see. Without the third a network that sees 65 other numbers does not find the
 three wells of a methyl rotor at all: the largest single error of a first version, 0.8 of its 1.2 nats."""
+FREQUENCY_RANGE = 5.0
+"""Line coordinates, standardised, are taken to lie within this of 0: the lowest frequency has half a period there."""
 _IMAGES = 3  # the nearest image left out is 7 pi away: 6.2 spreads of MAX_CIRCLE_STD, a relative error below 1e-7
 
 
 @dataclass(frozen=True)
-class Space:
-    """R^n_line x T^n_circle.
+class Coordinate:
+    """What a coordinate is, for networks and for people.
 
-    n_line : number of coordinates on the line
-    n_circle : number of angles in radians, kept in [-pi, pi)
+    kind : "bond", "angle", "torsion", "relative torsion", or "number" for one without a meaning
+    atoms : their indices, in the order in which the coordinate is measured between them; name : readable
     """
 
-    n_line: int
-    n_circle: int = 0
+    name: str = ""
+    kind: str = "number"
+    atoms: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part(ABC):
+    """`dim` coordinates of one nature; x stands for (..., dim)."""
+
+    dim: int
+    max_std = math.inf  # largest spread of a kernel whose density is exact
+
+    @property
+    @abstractmethod
+    def prior_norm(self) -> float:
+        """Minus the constant of log p_0."""
+
+    @abstractmethod
+    def prior_energy(self, x: Tensor) -> Tensor | float:
+        """-log p_0(x) without its constant, (...)."""
+
+    @abstractmethod
+    def prior_score(self, x: Tensor) -> Tensor:
+        """grad log p_0(x), the shape of x."""
+
+    @abstractmethod
+    def sample_prior(self, n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(n, dim) draws of p_0."""
+
+    @abstractmethod
+    def log_kernel(self, delta: Tensor, log_var: Tensor) -> Tensor:
+        """Log density (...) of the kernels at distance `delta` from their means, summed over coordinates."""
+
+    @abstractmethod
+    def wrap(self, x: Tensor) -> Tensor:
+        """x brought to where it is represented."""
+
+    @abstractmethod
+    def features(self, x: Tensor, frequencies: int) -> Tensor:
+        """What networks see, (..., n_features(frequencies))."""
+
+    @abstractmethod
+    def n_features(self, frequencies: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Line(Part):
+    """R^dim: normal kernels, prior N(0, 1). Networks see the numbers, and sines and cosines of
+    pi k x / (2 FREQUENCY_RANGE), k = 1..frequencies: an MLP finds narrow wells hard to see in a bare number (Tancik et
+    al. 2020)."""
+
+    @property
+    def prior_norm(self) -> float:
+        return 0.5 * self.dim * LOG_2PI
+
+    def prior_energy(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square().sum(-1)
+
+    def prior_score(self, x: Tensor) -> Tensor:
+        return -x
+
+    def sample_prior(self, n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.randn(n, self.dim, generator=generator, dtype=dtype, device=device)
+
+    def log_kernel(self, delta: Tensor, log_var: Tensor) -> Tensor:
+        return -0.5 * (delta.square() * (-log_var).exp() + log_var + LOG_2PI).sum(-1)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        return x
+
+    def features(self, x: Tensor, frequencies: int) -> Tensor:
+        if not frequencies:
+            return x
+        angle = (0.5 * math.pi / FREQUENCY_RANGE) * x
+        multiples = torch.cat([k * angle for k in range(1, frequencies + 1)], dim=-1)
+        return torch.cat([x, multiples.sin(), multiples.cos()], dim=-1)
+
+    def n_features(self, frequencies: int) -> int:
+        return (1 + 2 * frequencies) * self.dim
+
+
+@dataclass(frozen=True)
+class Circle(Part):
+    """T^dim, angles in radians kept in [-pi, pi): wrapped normal kernels, uniform prior. Networks see HARMONICS sines
+    and cosines of every angle, without a seam at +-pi."""
+
+    max_std = MAX_CIRCLE_STD
+
+    @property
+    def prior_norm(self) -> float:
+        return self.dim * LOG_2PI
+
+    def prior_energy(self, x: Tensor) -> float:
+        return 0.0
+
+    def prior_score(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def sample_prior(self, n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+        turns = torch.rand(n, self.dim, generator=generator, dtype=dtype, device=device)
+        return (2.0 * turns - 1.0) * math.pi
+
+    def log_kernel(self, delta: Tensor, log_var: Tensor) -> Tensor:
+        return log_wrapped_normal(delta, log_var).sum(-1)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        return wrap_angle(x)
+
+    def features(self, x: Tensor, frequencies: int) -> Tensor:
+        multiples = torch.cat([k * x for k in range(1, HARMONICS + 1)], dim=-1)
+        return torch.cat([multiples.sin(), multiples.cos()], dim=-1)
+
+    def n_features(self, frequencies: int) -> int:
+        return 2 * HARMONICS * self.dim
+
+
+@dataclass(frozen=True)
+class Space:
+    """The product of `parts`, in their order.
+
+    table : what each coordinate is; left out, numbers
+    """
+
+    parts: tuple[Part, ...]
+    table: tuple[Coordinate, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.table:
+            object.__setattr__(self, "table", (Coordinate(),) * self.dim)
+        if len(self.table) != self.dim:
+            raise ValueError(f"a table of {len(self.table)} coordinates does not describe {self.dim}")
+
+    @classmethod
+    def of(cls, n_line: int, n_circle: int = 0, table: Sequence[Coordinate] = ()) -> Space:
+        """R^n_line x T^n_circle; a part without coordinates is left out."""
+        parts = (Line(n_line), Circle(n_circle))
+        return cls(tuple(part for part in parts if part.dim), tuple(table))
 
     @property
     def dim(self) -> int:
-        return self.n_line + self.n_circle
+        return sum(part.dim for part in self.parts)
 
     @property
-    def n_features(self) -> int:
-        """Width of `features`: the line as it is, HARMONICS sines and cosines for every angle."""
-        return self.n_line + 2 * HARMONICS * self.n_circle
+    def max_std(self) -> Tensor:
+        """(D,) float32, the largest spread of each coordinate's kernel."""
+        return torch.cat([torch.full((part.dim,), part.max_std) for part in self.parts])
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) -> line part (..., a) and circle part (..., b)."""
-        return x[..., : self.n_line], x[..., self.n_line :]
+    def count(self, kind: type[Part]) -> int:
+        """Number of coordinates in parts of that kind."""
+        return sum(part.dim for part in self.parts if isinstance(part, kind))
+
+    def only(self, kind: type[Part]) -> Space:
+        """The product of the parts of that kind."""
+        kept = [entry for part, rows in self.columns() if isinstance(part, kind) for entry in self.table[rows]]
+        return Space(tuple(part for part in self.parts if isinstance(part, kind)), tuple(kept))
+
+    def mask(self, kind: type[Part]) -> Tensor:
+        """(D,) bool, the coordinates of parts of that kind."""
+        return torch.cat([torch.full((part.dim,), isinstance(part, kind)) for part in self.parts])
+
+    def columns(self) -> Iterator[tuple[Part, slice]]:
+        """Each part with the slice of the coordinates that are its own."""
+        start = 0
+        for part in self.parts:
+            yield part, slice(start, start + part.dim)
+            start += part.dim
+
+    def pieces(self, *tensors: Tensor) -> Iterator[tuple[Part, *tuple[Tensor, ...]]]:
+        """Each part with its columns of the tensors (..., D)."""
+        for part, own in self.columns():
+            yield part, *(tensor[..., own] for tensor in tensors)
 
     def wrap(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) with every angle in [-pi, pi)."""
-        if not self.n_circle:
+        if len(self.parts) == 1 and isinstance(self.parts[0], Line):
             return x
-        line, circle = self.split(x)
-        return torch.cat([line, wrap_angle(circle)], dim=-1)
+        return torch.cat([part.wrap(own) for part, own in self.pieces(x)], dim=-1)
 
-    def features(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., n_features): what networks see, without a seam at +-pi."""
-        if not self.n_circle:
-            return x
-        line, circle = self.split(x)
-        multiples = torch.cat([k * circle for k in range(1, HARMONICS + 1)], dim=-1)
-        return torch.cat([line, multiples.sin(), multiples.cos()], dim=-1)
+    def features(self, x: Tensor, frequencies: int = 0) -> Tensor:
+        """(..., D) -> (..., n_features): what networks see."""
+        seen = [part.features(own, frequencies) for part, own in self.pieces(x)]
+        return seen[0] if len(seen) == 1 else torch.cat(seen, dim=-1)
+
+    def n_features(self, frequencies: int = 0) -> int:
+        """Width of `features`."""
+        return sum(part.n_features(frequencies) for part in self.parts)
+
+    def limit_log_var(self, log_var: Tensor) -> Tensor:
+        """log-variances (..., D) brought down to where the kernels' densities are exact."""
+        if not self.count(Circle):
+            return log_var
+        return torch.minimum(log_var, 2.0 * self.max_std.to(log_var).log())
 
     def sample_normal(self, mean: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
         """Draw from the (wrapped) normal kernels; mean, log_var (..., D) -> (..., D)."""
@@ -68,24 +235,27 @@ class Space:
     def log_normal(self, x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """Log density (...) of the (wrapped) normal kernels at x; x, mean, log_var broadcast to (..., D)."""
         delta, log_var = torch.broadcast_tensors(x - mean, log_var)
-        line, circle = self.split(delta)
-        log_var_line, log_var_circle = self.split(log_var)
-        total = -0.5 * (line.square() * (-log_var_line).exp() + log_var_line + LOG_2PI).sum(-1)
-        if self.n_circle:
-            total = total + log_wrapped_normal(circle, log_var_circle).sum(-1)
-        return total
+        return _total([part.log_kernel(*own) for part, *own in self.pieces(delta, log_var)], delta)
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32, device=None) -> Tensor:
         """(n, D) draws of p_0: standard normal on the line, uniform on the circle."""
         device = device or generator.device
-        line = torch.randn(n, self.n_line, generator=generator, dtype=dtype, device=device)
-        circle = torch.rand(n, self.n_circle, generator=generator, dtype=dtype, device=device)
-        return torch.cat([line, (2.0 * circle - 1.0) * math.pi], dim=-1)
+        return torch.cat([part.sample_prior(n, generator, dtype, device) for part in self.parts], dim=-1)
 
     def log_prior(self, x: Tensor) -> Tensor:
         """log p_0(x), (..., D) -> (...)."""
-        line, _ = self.split(x)
-        return -0.5 * line.square().sum(-1) - (0.5 * self.n_line + self.n_circle) * LOG_2PI
+        energy = _total([part.prior_energy(own) for part, own in self.pieces(x)], x)
+        return -energy - sum(part.prior_norm for part in self.parts)
+
+    def prior_score(self, x: Tensor) -> Tensor:
+        """grad log p_0(x), (..., D)."""
+        return torch.cat([part.prior_score(own) for part, own in self.pieces(x)], dim=-1)
+
+
+def _total(values: list[Tensor | float], like: Tensor) -> Tensor:
+    """The sum of values (...), of which numbers count for every row of `like` (..., D)."""
+    total = sum(value for value in values if isinstance(value, Tensor))
+    return total if isinstance(total, Tensor) else torch.zeros_like(like[..., 0])
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.check import DRAWS, Understanding
 from molsampler.runs.molecule import RunConfig
+from molsampler.runs.presets import preset
 
 
 def describe_molecule(molecule: Molecule, chart: Chart) -> list[str]:
@@ -31,8 +32,8 @@ def describe_warnings(warnings: Sequence[str]) -> list[str]:
     return [f"warning: {warning}" for warning in warnings]
 
 
-def describe(understood: Understanding, config: RunConfig) -> list[str]:
-    """All that `molsampler check` prints; `config` is the preset whose schedule is told."""
+def describe(understood: Understanding, preset_name: str) -> list[str]:
+    """All that `molsampler check` prints; `preset_name` is the preset whose schedule is told."""
     molecule, chart = understood.molecule, understood.chart
     return [
         *(f"note: {note}" for note in understood.notes),
@@ -42,7 +43,7 @@ def describe(understood: Understanding, config: RunConfig) -> list[str]:
         *_energies(understood),
         *_speed(understood),
         *_standardisation(understood),
-        _schedule(config),
+        _schedule(preset_name, preset(preset_name)),
         *(describe_warnings(understood.warnings) or ["no warnings"]),
     ]
 
@@ -78,9 +79,9 @@ def _standardisation(understood: Understanding) -> list[str]:
     ]
 
 
-def _schedule(config: RunConfig) -> str:
+def _schedule(name: str, config: RunConfig) -> str:
     train = config.train
-    return (
-        f"schedule (preset cpu): {train.schedule.n_steps} steps, {train.minutes:g} minutes of training, of these "
-        f"{train.warm_share:.0%} denoising; {config.samples:,} samples"
-    )
+    length = f"{train.minutes:g} minutes of training, of these {train.warm_share:.0%} denoising"
+    if train.warm_updates is not None and train.updates is not None:
+        length = f"{train.warm_updates:,} updates of denoising and {train.updates:,} of balance"
+    return f"schedule (preset {name}): {train.schedule.n_steps} steps, {length}; {config.samples:,} samples"

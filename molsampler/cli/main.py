@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.cli.commands import check, new, reference
-from molsampler.molecules.energy.choice import check_device
-from molsampler.molecules.energy.openmm_energy import check_platform
-from molsampler.molecules.loading.load import load_molecule
-from molsampler.runs import molecule as jobs
+from molsampler.cli.output import Stopped, guarded, print_verdict, printer
+from molsampler.runs import molecule as runs
+from molsampler.runs import results
+from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.molecule import RunConfig
-from molsampler.runs.presets import preset
-from molsampler.runs.sampling import check_samples
-from molsampler.store.config_file import read_toml
-from molsampler.store.run_directory import RunDirectory
-
-PresetName = Literal["smoke", "cpu", "long", "paper"]
+from molsampler.runs.presets import PresetName, preset
+from molsampler.smc.trained import check_samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Train on a molecule, draw weighted samples and analyse them; the results are in the run directory."""
 
-    preset: PresetName = "cpu"
-    """smoke (a minute), cpu (15 minutes of training on two cores), long (60 minutes), paper (for a large GPU)."""
+    preset: PresetName | None = None
+    """smoke (a minute), cpu (the default: 15 minutes of training on two cores), long (60 minutes), paper (for a large
+    GPU)."""
     config: Path | None = None
     """A TOML file whose values replace the preset's; the config.toml of any run is one."""
     out: Path | None = None
@@ -40,7 +35,8 @@ class Options:
     seed: int | None = None
     """Of everything random."""
     minutes: float | None = None
-    """Training time, warm start included; set-up and sampling come on top."""
+    """Training time, warm start included; set-up and sampling come on top. With --resume, of the whole run: more than
+    it had trains it on."""
     samples: int | None = None
     """Number of samples drawn at the end."""
     sampler: Literal["policy", "smc"] | None = None
@@ -56,43 +52,43 @@ class Options:
     overwrite: bool = False
     """Replace the run that the directory holds."""
     quiet: bool = False
-    """No progress bars."""
+    """Results only: no progress bars, no notes."""
 
     def resolve(self, system: str) -> RunConfig:
-        """The run's configuration: preset, then file, then flags."""
-        config = dataclasses.replace(preset(self.preset), system=system)
+        """The configuration of a new run: preset, then file, then flags."""
+        config = dataclasses.replace(preset(self.preset or "cpu"), system=system)
         if self.config is not None:
-            config = read_toml(self.config, config)
-        train = config.train
+            config = with_file(config, self.config)
         if self.seed is not None:
-            train = dataclasses.replace(train, seed=self.seed)
+            config = change(config, train={"seed": self.seed})
         if self.minutes is not None:
-            if not (math.isfinite(self.minutes) and self.minutes > 0):
-                raise InputError(f"--minutes {self.minutes} is not usable: give a positive number of minutes")
-            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=0, updates=0)
-        named = {
-            name: value
-            for name in ("samples", "sampler", "device", "platform", "threads")
-            if (value := getattr(self, name)) is not None
-        }
+            config = with_minutes(config, self.minutes)
+        named = self.named()
         if self.platform is not None:
             named["backend"] = "openmm"
-        config = dataclasses.replace(config, train=train, **named)
-        _check(config)
-        return config
+        return dataclasses.replace(config, **named)
 
+    def named(self) -> dict[str, Any]:
+        """The flags given that are settings of the configuration by the same name."""
+        given = {name: getattr(self, name) for name in ("samples", "sampler", "device", "platform", "threads")}
+        return {name: value for name, value in given.items() if value is not None}
 
-def _check(config: RunConfig) -> None:
-    """Refuse what would only fail once the training is over, or after --overwrite has removed the old run."""
-    minutes = config.train.minutes
-    if not (config.train.warm_updates or config.train.updates or minutes > 0):
-        raise InputError(f"minutes = {minutes} is not usable: give a positive number of minutes")
-    if config.threads < 0:
-        raise InputError(f"threads = {config.threads} is not usable: give a positive number, or 0 for all cores")
-    check_samples(config.samples, config.sampler)
-    check_device(config.device)
-    check_platform(config.platform)
-    load_molecule(config.system, say=lambda text: None)  # the job tells its notes
+    def open(self, system: str) -> runs.Job:
+        """The run that is meant: a new one, or with --resume the one in the directory."""
+        say, out = printer(self.quiet), self.out or runs.default_folder(system)
+        if not self.resume:
+            return runs.begin(self.resolve(system), out, overwrite=self.overwrite, say=say)
+        for name in ("preset", "config", "overwrite"):
+            if getattr(self, name):
+                raise InputError(f"--resume goes on with the configuration of the run in '{out}': leave out --{name}")
+        return runs.go_on(
+            out,
+            system=system,
+            minutes=self.minutes,
+            seed=self.seed,
+            say=say,
+            **self.named(),
+        )
 
 
 def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Options, tyro.conf.arg(name="")]) -> None:
@@ -101,13 +97,17 @@ def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Optio
     Args:
         system: A name in systems/, a folder that holds a system.toml, or the file itself.
     """
-    _run(system, options)
+    with options.open(system) as job:
+        if not job.train(progress=not options.quiet):
+            raise Stopped
+        results.sample(job, progress=not options.quiet)
+        print_verdict(job, results.conclude(job))
 
 
 def sample(
     run: Annotated[Path, tyro.conf.Positional],
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 10_000,
-    sampler: Literal["policy", "smc"] = "policy",
+    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
+    sampler: Literal["policy", "smc"] | None = None,
     seed: int | None = None,
     quiet: bool = False,
 ) -> None:
@@ -115,17 +115,17 @@ def sample(
 
     Args:
         run: The run directory.
-        n: Number of samples.
-        sampler: Plain importance sampling with the policy, or sequential Monte Carlo with the twist.
+        n: Number of samples; by default that of the run's configuration.
+        sampler: Plain importance sampling with the policy, or sequential Monte Carlo with the twist; by default that of
+            the run's configuration.
         seed: Of everything random; by default that of the training.
-        quiet: No progress bars.
+        quiet: Results only: no progress bars, no notes.
     """
-    check_samples(n, sampler)
-    with _resumed(run, quiet) as job:
-        if seed is not None:
-            job.config = dataclasses.replace(job.config, train=dataclasses.replace(job.config.train, seed=seed))
-        jobs.sample(job, n, sampler, progress=not quiet)
-        _print_verdict(job, jobs.conclude(job))
+    if n is not None:
+        check_samples(n, sampler or "policy")
+    with runs.go_on(run, say=printer(quiet)) as job:
+        results.sample(job, n, sampler, seed=seed, progress=not quiet)
+        print_verdict(job, results.conclude(job))
 
 
 def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> None:
@@ -133,29 +133,15 @@ def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> 
 
     Args:
         run: The run directory.
-        quiet: Print results only.
+        quiet: Results only: no notes.
     """
-    with _resumed(run, quiet) as job:
-        _print_verdict(job, jobs.conclude(job))
-
-
-@contextmanager
-def _resumed(run: Path, quiet: bool) -> Iterator[jobs.Job]:
-    """The job of a run directory, which is held for as long."""
-    directory = RunDirectory.claim(run, resume=True)
-    try:
-        job = jobs.resume(directory, _printer(quiet))
-        try:
-            yield job
-        finally:
-            job.energy.close()
-    finally:
-        directory.release()
+    with runs.go_on(run, say=printer(quiet)) as job:
+        print_verdict(job, results.conclude(job))
 
 
 def run_aldp(arguments: Sequence[str] | None = None) -> int:
     """`scripts/run_aldp.py`: the same as `molsampler train aldp`; returns the exit status."""
-    return _guarded("run_aldp.py", lambda: _run("aldp", tyro.cli(Options, args=arguments, prog="run_aldp.py")))
+    return guarded("run_aldp.py", lambda: train("aldp", tyro.cli(Options, args=arguments, prog="run_aldp.py")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,64 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "analyse": analyse,
         "reference": reference,
     }
-    return _guarded(
+    return guarded(
         "molsampler", lambda: tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="molsampler")
     )
-
-
-def _guarded(program: str, act: Callable[[], object]) -> int:
-    """Run; an InputError becomes its sentence on standard error and status 2."""
-    try:
-        act()
-    except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except _Stopped:
-        return 130
-    return 0
-
-
-class _Stopped(Exception):
-    """Training was interrupted and saved."""
-
-
-def _run(system: str, options: Options) -> None:
-    say = _printer(options.quiet)
-    config = options.resolve(system)  # on --resume too, so that a flag that cannot be met is told at once
-    out = options.out or Path("runs") / Path(system).name
-    run = RunDirectory.claim(out, overwrite=options.overwrite, resume=options.resume)
-    try:
-        job = jobs.resume(run, say, options.device) if options.resume else jobs.start(config, run, say)
-        try:
-            if not job.train(progress=not options.quiet):
-                raise _Stopped
-            jobs.sample(job, options.samples, options.sampler, progress=not options.quiet)
-            _print_verdict(job, jobs.conclude(job))
-        finally:
-            job.energy.close()
-    finally:
-        run.release()
-
-
-def _printer(quiet: bool) -> Callable[[str], None]:
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-
-
-def _print_verdict(job: jobs.Job, metrics: dict) -> None:
-    """The few figures that a user wants to see at once, and where the rest is."""
-
-    def figure(name: str, scale: float = 1.0) -> str:
-        entry = metrics.get(name) or {}
-        if entry.get("value") is None:
-            return "unknown"
-        error = f" +- {scale * entry['stderr']:.2g}" if entry.get("stderr") is not None else ""
-        return f"{scale * entry['value']:.4g}{error}"
-
-    print(f"ESS {figure('ess', 100.0)} % of {figure('samples')} samples")
-    print(f"log Z {figure('log_z_estimate')} by importance weights, {figure('log_z_learnt')} learnt")
-    print(f"energy evaluations {figure('evaluations')}, of MD {figure('evaluations_md')}")
-    print(
-        f"training {job.trainer.seconds:.0f} s; "
-        + ", ".join(f"{k} {v:.0f} s" for k, v in job.timings.items() if "smc" not in k)
-    )
-    print(f"results: {job.run.path}/report.html, samples.dcd with topology.pdb, weights.npz, metrics.json")

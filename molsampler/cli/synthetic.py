@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
+from molsampler.cli.output import Stopped, guarded, printer
 from molsampler.runs import synthetic
+from molsampler.runs.density import DensityRunDirectory
+from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.methods import find_arm
-from molsampler.runs.synthetic import SyntheticRunDirectory
-from molsampler.runs.synthetic_settings import SyntheticConfig, synthetic_config
+from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
 from molsampler.store.config_file import read_toml
 
@@ -52,46 +53,23 @@ class Options:
         """The configuration of one run: the target's settings, then file, then flags."""
         config = synthetic_config(self.target)
         if self.config is not None:
-            config = read_toml(self.config, config)
+            config = with_file(config, self.config)
             if config.target != self.target or config.arm not in ("default", arm):
                 raise InputError(
                     f"'{self.config}' is of target '{config.target}' and arm '{config.arm}', not of '{self.target}' "
                     f"and '{arm}': name those, or leave both keys out of the file"
                 )
-        train = dataclasses.replace(config.train, seed=seed)
         if self.minutes is not None:
-            if not (math.isfinite(self.minutes) and self.minutes > 0):
-                raise InputError(f"--minutes {self.minutes} is not usable: give a positive number of minutes")
-            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=0, updates=0)
+            config = with_minutes(config, self.minutes)
         named = {name: value for name in ("samples", "threads") if (value := getattr(self, name)) is not None}
-        config = dataclasses.replace(config, arm=arm, train=train, **named)
-        if config.samples < synthetic.DISTANCE_SAMPLES:
-            raise InputError(
-                f"--samples {config.samples} is too few: distances are taken between {synthetic.DISTANCE_SAMPLES}"
-            )
-        particles = config.train.anneal.particles * synthetic.BASELINE_RUNS
-        if find_arm(arm).baseline and particles < synthetic.DISTANCE_SAMPLES:
-            raise InputError(
-                f"{config.train.anneal.particles} particles in each of {synthetic.BASELINE_RUNS} runs are too few: "
-                f"distances are taken between {synthetic.DISTANCE_SAMPLES} points"
-            )
+        config = change(config, arm=arm, train={"seed": seed}, **named)
+        synthetic.check(config)
         return config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The script; returns the exit status."""
-    try:
-        _run_all(tyro.cli(Options, args=arguments, prog="run_synthetic.py"))
-    except InputError as error:
-        print(f"run_synthetic.py: {error}", file=sys.stderr)
-        return 2
-    except _Stopped:
-        return 130
-    return 0
-
-
-class _Stopped(Exception):
-    """Training was interrupted and saved."""
+    return guarded("run_synthetic.py", lambda: _run_all(tyro.cli(Options, args=arguments, prog="run_synthetic.py")))
 
 
 def _run_all(options: Options) -> None:
@@ -115,20 +93,20 @@ def _run_all(options: Options) -> None:
 
 def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:
     """One run from start, or from its checkpoint, to its metrics."""
-    say = _printer(options.quiet)
+    say = printer(options.quiet)
     if options.resume:
         _check_same(config, out)
     if options.resume and (out / "metrics.json").is_file():
-        return SyntheticRunDirectory(out).load_metrics()
+        return DensityRunDirectory(out).load_metrics()
     going_on = options.resume and (out / "checkpoint.pt").is_file()
-    run = SyntheticRunDirectory.claim(out, overwrite=options.overwrite, resume=going_on)
+    run = DensityRunDirectory.claim(out, overwrite=options.overwrite, resume=going_on)
     try:
         if find_arm(config.arm).baseline:
             return synthetic.baseline(config, run, say)
-        job = synthetic.resume(run, say) if going_on else synthetic.start(config, run, say)
-        if not job.train(progress=not options.quiet):
-            raise _Stopped
-        return synthetic.conclude(job)
+        made = synthetic.resume(run, say) if going_on else synthetic.start(config, run, say)
+        if not made.train(progress=not options.quiet):
+            raise Stopped
+        return synthetic.conclude(made)
     finally:
         run.release()
 
@@ -144,10 +122,6 @@ def _check_same(config: SyntheticConfig, out: Path) -> None:
             f"'{out}' holds target '{there[0]}', arm '{there[1]}', seed {there[2]}; target '{asked[0]}', arm "
             f"'{asked[1]}', seed {asked[2]} were asked for: name another directory with --out"
         )
-
-
-def _printer(quiet: bool) -> Callable[[str], None]:
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
 
 
 def _print_one(metrics: dict[str, Any], out: Path) -> None:

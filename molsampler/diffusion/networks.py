@@ -1,8 +1,9 @@
-"""The network under policy and twist: a residual MLP whose layers are scaled and shifted by the step."""
+"""Networks under policy and twist, made for a space: what they see of a state, and how they depend on the step."""
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +12,38 @@ from torch.nn import functional as F
 from molsampler.basis.space import Space
 from molsampler.diffusion.process import Steps, rows
 
-FREQUENCY_RANGE = 5.0
-"""Line coordinates, standardised, are taken to lie within this of 0: the lowest frequency has half a period there."""
+
+class NetworkConfig(Protocol):
+    """width, depth : hidden layers; frequencies : Fourier features of every line coordinate"""
+
+    width: int
+    depth: int
+    frequencies: int
 
 
-class Features:
-    """What networks see of a state: the space's own features, and Fourier features of the line coordinates.
+def make_network(
+    space: Space, config: NetworkConfig, n_out: int, n_steps: int, generator: torch.Generator
+) -> StateNetwork:
+    """A network from states of `space` at steps 0..n_steps-1 to n_out numbers, zero before training.
 
-    frequencies : sines and cosines a line coordinate, of pi k / (2 FREQUENCY_RANGE), k = 1..frequencies. An MLP finds
-        narrow wells hard to see in a bare number (Tancik et al. 2020); on the circle the multiples do the same.
-    width : of the features
+    What a coordinate is, which atoms and which torsion it belongs to, stands in `space.table`.
     """
+    return StateNetwork(space, config, n_out, n_steps, generator)
 
-    def __init__(self, space: Space, frequencies: int) -> None:
-        self.space, self.frequencies = space, frequencies
-        self.width = space.n_features + 2 * frequencies * space.n_line
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., width)."""
-        plain = self.space.features(x)
-        if not self.frequencies:
-            return plain
-        line, _ = self.space.split(x)
-        angle = (0.5 * math.pi / FREQUENCY_RANGE) * line
-        multiples = torch.cat([k * angle for k in range(1, self.frequencies + 1)], dim=-1)
-        return torch.cat([plain, multiples.sin(), multiples.cos()], dim=-1)
+class StateNetwork(nn.Module):
+    """A residual MLP over the space's features: states (..., B, D) at steps n -> (..., B, n_out)."""
+
+    def __init__(
+        self, space: Space, config: NetworkConfig, n_out: int, n_steps: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.space, self.frequencies = space, config.frequencies
+        n_in = space.n_features(config.frequencies)
+        self.mlp = StepMLP(n_in, n_out, n_steps, config.width, config.depth, generator)
+
+    def forward(self, x: Tensor, n: Steps) -> Tensor:
+        return self.mlp(self.space.features(x, self.frequencies), n)
 
 
 def linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:
@@ -69,3 +77,32 @@ class StepMLP(nn.Module):
         for k, layer in enumerate(self.hidden, start=1):
             h = h + F.silu(layer(h) * scale[..., k, :] + shift[..., k, :])
         return self.last(h) + rows(self.last_bias, n)
+
+
+class StepwiseMLP(nn.Module):
+    """A residual MLP of its own for each of `n_steps` steps: features (..., B, n_in) at steps n -> (..., B, n_out),
+    zero before training."""
+
+    def __init__(self, n_in: int, n_out: int, n_steps: int, width: int, depth: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = [n_in, *[width] * depth, n_out]
+        gains = [1.0] * depth + [0.0]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for a, b, gain in zip(sizes[:-1], sizes[1:], gains, strict=True):
+            weight = torch.randn(n_steps, a, b, generator=generator) * (gain / math.sqrt(a))
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(n_steps, 1, b)))
+
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """The stacks of matrices (n_steps, a, b) among the parameters."""
+        return list(self.weights)
+
+    def forward(self, x: Tensor, n: Steps) -> Tensor:
+        h = F.silu(self._layer(0, x, n))
+        for k in range(1, len(self.weights) - 1):
+            h = h + F.silu(self._layer(k, h, n))
+        return self._layer(len(self.weights) - 1, h, n)
+
+    def _layer(self, k: int, x: Tensor, n: Steps) -> Tensor:
+        return x @ self.weights[k][n] + self.biases[k][n]

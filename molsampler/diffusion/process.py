@@ -1,26 +1,20 @@
-"""The noising process p_B: Ornstein-Uhlenbeck or pinned Brownian on the line, a wrapped random walk on the circle.
+"""The noising process p_B, in steps that run as the sampler walks: n = 0 is the start, n = N the data.
 
-Steps run as the sampler walks: n = 0 is the prior, n = N the data. Given the data, x_n = m_n x_N + std_n e; both
-kernels of a step are linear and Gaussian (wrapped, on the circle):
-
-    p_B(x_n | x_{n+1}) = N(b_n x_{n+1}, q_n)         reference, of data N(0, I): N(c_n x_n, r_n), marginal N(0, v_n)
-
-    Ornstein-Uhlenbeck (DDS)    m_n = s_n = cos(theta_n), std_n = sin(theta_n), v_n = 1, b = c = s_n / s_{n+1}, q = r
-    pinned Brownian (PIS)       m_n = t_n, std_n^2 = t_n (1 - t_n), v_n = t_n, c = 1, r = t_{n+1} - t_n, x_0 = 0
-    circle                      m_n = 1, std_n = sigma_n, b = c = 1, q = r = sigma_n^2 - sigma_{n+1}^2
+`Process` is the contract that policies, objectives, SMC and replay see; they see steps, not their kinds.
+`NoisingProcess` is diffusion of all coordinates at once; torsions.py has steps of another kind, and chain.py puts kinds
+one after the other.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from molsampler.basis.errors import InputError
-from molsampler.basis.space import LOG_2PI, MAX_CIRCLE_STD, Space
+from molsampler.basis.space import LOG_2PI, Space
+from molsampler.diffusion.noise import Noise, ScheduleConfig, Tables, noise_of
 
 Steps = int | Tensor
 """One step for all of x (B, D), or a LongTensor (S,) of steps, one for each slice of x (S, B, D)."""
@@ -31,127 +25,96 @@ def rows(table: Tensor, n: Steps) -> Tensor:
     return table[n] if isinstance(n, int) else table[n].unsqueeze(1)
 
 
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How noise is spread over the steps.
+class Process(nn.Module, ABC):
+    """The fixed backward kernels of N steps on a space, and the density p_0 that they end in.
 
-    n_steps : N
-    process : on the line, "ou" (Ornstein-Uhlenbeck, prior N(0, 1)) or "brownian" (pinned at 0, total variance 1)
-    prior_signal : s_0, what is left of the data at the prior on the line (Ornstein-Uhlenbeck)
-    line_power : theta_n = theta_0 (1 - n / N)^line_power, and 1 - t_n = (1 - n / N)^(2 line_power); above 1 puts more
-        steps near the data
-    circle_max : sigma_0 in radians
-    circle_min : sigma_{N-1} in radians; in between sigma is geometric
+    States are (..., D), log densities (...). All of it is fixed: nothing here is learnt.
     """
 
-    n_steps: int = 24
-    process: Literal["ou", "brownian"] = "ou"
-    prior_signal: float = 0.02
-    line_power: float = 1.0
-    circle_max: float = MAX_CIRCLE_STD
-    circle_min: float = 0.12
+    space: Space
+    n_steps: int
+
+    @abstractmethod
+    def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32) -> Tensor:
+        """(n, D) draws of x_0."""
+
+    @abstractmethod
+    def log_prior(self, x: Tensor) -> Tensor:
+        """log p_0(x), (..., D) -> (...)."""
+
+    @abstractmethod
+    def log_reference(self, x: Tensor, n: Steps) -> Tensor:
+        """log density at step n of x (..., B, D) under the reference: the process of data N(0, I) x uniform."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, x_next: Tensor, n: Steps) -> Tensor:
+        """log p_B(x | x_next) of steps n in 0..N-1; x, x_next (..., B, D) -> (..., B)."""
+
+    @abstractmethod
+    def sample_step(self, x_next: Tensor, n: Steps, generator: torch.Generator) -> Tensor:
+        """Draw x_n given x_{n+1}, (..., B, D) -> (..., B, D)."""
+
+    @abstractmethod
+    def prior_mismatch(self, x_data: Tensor) -> float:
+        """Chi-square bound on the loss of ESS by what data (M, D) leave in the prior; it should be far below one."""
+
+    def chunk_ends(self, chunk: int) -> tuple[int, ...]:
+        """The chunk ends 0 < n < N: every `chunk` steps, and wherever one kind of steps gives way to another."""
+        return tuple(range(chunk, self.n_steps, chunk))
+
+    def sample_path(self, x_data: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise data (B, D) all the way to the prior: states (N+1, B, D), the data last."""
+        states = [x_data]
+        for n in reversed(range(self.n_steps)):
+            states.append(self.sample_step(states[-1], n, generator))
+        return torch.stack(states[::-1])
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Tables of the process on the line, float64 (N,) or (N+1,); see the module's text.
-
-    data_gain, state_gain : grad log (p(x_n | x_N) / p_ref(x_n)) = data_gain x_N + state_gain x_n
-    to_data : d x_N / d x_n of the reference walked forward
-    """
-
-    marginal_scale: Tensor
-    marginal_std: Tensor
-    reference_var: Tensor
-    backward_scale: Tensor
-    backward_var: Tensor
-    forward_scale: Tensor
-    forward_var: Tensor
-    data_gain: Tensor
-    state_gain: Tensor
-    to_data: Tensor
-
-
-def _ornstein_uhlenbeck(config: ScheduleConfig, t: Tensor) -> _Line:
-    theta = math.acos(config.prior_signal) * (1.0 - t) ** config.line_power
-    signal, noise = theta.cos(), theta.sin()
-    a = signal[:-1] / signal[1:]
-    var = 1.0 - a.square()
-    s, s2, noise2 = signal[:-1], signal[:-1].square(), noise[:-1].square()
-    return _Line(signal, noise, torch.ones_like(t), a, var, a, var, s / noise2, -s2 / noise2, s)
-
-
-def _pinned_brownian(config: ScheduleConfig, t: Tensor) -> _Line:
-    time = 1.0 - (1.0 - t) ** (2.0 * config.line_power)
-    step, ratio = time[1:] - time[:-1], time[:-1] / time[1:]
-    one, left = torch.ones_like(step), 1.0 - time[:-1]
-    std = (time * (1.0 - time)).clamp_min(0.0).sqrt()
-    return _Line(time, std, time, ratio, ratio * step, one, step, 1.0 / left, -1.0 / left, one)
-
-
-class NoisingProcess(nn.Module):
-    """The fixed backward kernel p_B on a Space, its closed-form marginals given the data, and the prior it ends in.
+class NoisingProcess(Process):
+    """Diffusion of all coordinates together, each part in its own way (noise.py).
 
     Buffers, float32. (N, D): backward_scale, backward_log_var, forward_scale, forward_log_var, data_gain, state_gain,
-    to_data; (N+1, D): marginal_scale, marginal_std, reference_var; (N+1,): signal, sigma. A pinned process has
-    x_0 = 0, whose log density under prior and p_B counts as zero.
+    to_data, drift_scale; (N+1, D): marginal_scale, marginal_std, reference_var. A pinned process has x_0 = 0, whose log
+    density under prior and p_B counts as zero.
     """
 
     def __init__(self, space: Space, config: ScheduleConfig) -> None:
         super().__init__()
         self.space = space
-        self.n_steps = n = config.n_steps
-        self.pinned = config.process == "brownian"
-        if self.pinned and space.n_circle:
-            raise InputError(
-                f'process = "brownian" is pinned at 0 and has no form for the {space.n_circle} angles of this target: '
-                'use "ou"'
-            )
-        t = torch.arange(n + 1, dtype=torch.float64) / n
-        line = (_pinned_brownian if self.pinned else _ornstein_uhlenbeck)(config, t)
-        ratio = (config.circle_min / config.circle_max) ** (1.0 / max(n - 1, 1))
-        sigma = config.circle_max * ratio ** torch.arange(n + 1, dtype=torch.float64)
-        sigma[n] = 0.0
-        circle_var = sigma[:-1].square() - sigma[1:].square()
-        one = torch.ones_like(sigma)
-        tables = {
-            "backward_scale": (line.backward_scale, one[:-1]),
-            "backward_log_var": (line.backward_var.log(), circle_var.log()),
-            "forward_scale": (line.forward_scale, one[:-1]),
-            "forward_log_var": (line.forward_var.log(), circle_var.log()),
-            "data_gain": (line.data_gain, one[:-1]),
-            "state_gain": (line.state_gain, one[:-1]),
-            "to_data": (line.to_data, one[:-1]),
-            "marginal_scale": (line.marginal_scale, one),
-            "marginal_std": (line.marginal_std, sigma),
-            "reference_var": (line.reference_var, one),
-        }
-        for name, (on_line, on_circle) in tables.items():
-            table = torch.empty(len(on_line), space.dim, dtype=torch.float64)
-            table[:, : space.n_line], table[:, space.n_line :] = on_line[:, None], on_circle[:, None]
+        self.n_steps = config.n_steps
+        self.noises: list[Noise] = [noise_of(part, config) for part in space.parts]
+        self.pinned = any(noise.pinned for noise in self.noises)
+        self._tables = [noise.tables(config) for noise in self.noises]
+        for field in dataclasses.fields(Tables):
+            name, kernel = field.name, field.name in ("backward_var", "forward_var")
+            per_part = [
+                getattr(tables, name)[:, None].expand(-1, part.dim)
+                for part, tables in zip(space.parts, self._tables, strict=True)
+            ]
+            table = torch.cat(per_part, dim=1)
+            if kernel:
+                name, table = name.replace("_var", "_log_var"), table.log()
             self.register_buffer(name, table.float())
-        self.register_buffer("signal", line.marginal_scale.float())
-        self.register_buffer("sigma", sigma.float())
+
+    def at(self, n: Steps) -> dict[str, Tensor]:
+        """The tables that regression targets need, at steps n."""
+        return {name: rows(getattr(self, name), n) for name in ("data_gain", "state_gain", "to_data", "marginal_std")}
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32) -> Tensor:
-        """(n, D) draws of x_0."""
         if self.pinned:
             return torch.zeros(n, self.space.dim, dtype=dtype, device=generator.device)
         return self.space.sample_prior(n, generator, dtype)
 
     def log_prior(self, x: Tensor) -> Tensor:
-        """log p_0(x), (..., D) -> (...)."""
         return torch.zeros_like(x[..., 0]) if self.pinned else self.space.log_prior(x)
 
-    def log_reference(self, x: Tensor, n: int) -> Tensor:
-        """log density (...) at step n, above 0 where pinned, of x (..., D) under the reference of data N(0, I)."""
+    def log_reference(self, x: Tensor, n: Steps) -> Tensor:
         if not self.pinned:
             return self.space.log_prior(x)
-        var = self.reference_var[n]
+        var = rows(self.reference_var, n)
         return -0.5 * (x.square() / var + var.log() + LOG_2PI).sum(-1)
 
     def log_prob(self, x: Tensor, x_next: Tensor, n: Steps) -> Tensor:
-        """log p_B(x | x_next) of steps n in 0..N-1; x, x_next (..., B, D) -> (..., B)."""
         if not self.pinned:
             return self._log_backward(x, x_next, n)
         if isinstance(n, int):
@@ -162,7 +125,6 @@ class NoisingProcess(nn.Module):
         return self.space.log_normal(x, rows(self.backward_scale, n) * x_next, rows(self.backward_log_var, n))
 
     def sample_step(self, x_next: Tensor, n: Steps, generator: torch.Generator) -> Tensor:
-        """Draw x_n given x_{n+1}, (..., B, D) -> (..., B, D)."""
         mean = rows(self.backward_scale, n) * x_next
         return self.space.sample_normal(mean, rows(self.backward_log_var, n).expand_as(mean), generator)
 
@@ -171,12 +133,16 @@ class NoisingProcess(nn.Module):
         noise = torch.randn(x_data.shape, generator=generator, dtype=x_data.dtype, device=x_data.device)
         return self.space.wrap(rows(self.marginal_scale, n) * x_data + rows(self.marginal_std, n) * noise)
 
-    def sample_path(self, x_data: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise data (B, D) all the way to the prior: states (N+1, B, D), the data last."""
-        states = [x_data]
-        for n in reversed(range(self.n_steps)):
-            states.append(self.sample_step(states[-1], n, generator))
-        return torch.stack(states[::-1])
+    def regression_targets(self, x_data: Tensor, x: Tensor, score: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """A and W (S, B, D) for f_n at noised states x (S, B, D) of data with the target's score: both A and A + W have
+        the mean f_n given x (denoising and target score matching, De Bortoli et al. 2024, arXiv 2402.08667)."""
+        at = self.at(n)
+        found = []
+        for (_, own), noise in zip(self.space.columns(), self.noises, strict=True):
+            tables = {name: table[..., own] for name, table in at.items()}
+            found.append(noise.targets(tables, x_data[..., own], x[..., own], score[..., own]))
+        a, w = zip(*found, strict=True)
+        return torch.cat(a, -1), torch.cat(w, -1)
 
     def prior_mismatch(self, x_data: Tensor) -> float:
         """Largest absolute difference of log density between the noised data at n = 0 and the prior, first order.
@@ -186,12 +152,5 @@ class NoisingProcess(nn.Module):
         the loss of ESS that these leave, summed over coordinates; it should be far below one. A pinned process has
         none.
         """
-        if self.pinned:
-            return 0.0
-        line, circle = self.space.split(x_data.double())
-        s, sigma = float(self.signal[0]), float(self.sigma[0])
-        loss = (s * line.mean(0)).square().sum() + 0.5 * (s * s * (line.var(0) - 1.0)).square().sum()
-        if self.space.n_circle:
-            mode = torch.polar(torch.ones_like(circle), circle).mean(0).abs()
-            loss = loss + 2.0 * math.exp(-sigma * sigma) * mode.square().sum()
-        return float(loss)
+        pieces = zip(self.space.pieces(x_data.double()), self.noises, self._tables, strict=True)
+        return sum(noise.mismatch(tables, own) for (_, own), noise, tables in pieces)

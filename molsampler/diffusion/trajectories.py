@@ -1,13 +1,14 @@
-"""Trajectories: states from prior to data, and the log densities of their steps."""
+"""Trajectories: states from prior to data, the log densities of their steps, and log F at chunk ends."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from molsampler.diffusion.policy import Policy
+from molsampler.diffusion.process import Process
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Trajectories:
     """states : (N+1, B, D), x_0 from the prior, x_N the sample
     log_p_f, log_p_b : (N, B), log density of every step under policy and noising process
     log_r : (B,), log R(x_N); log_p_0 : (B,), log p_0(x_0)
+    ends, log_f : chunk ends 0 < n < N, and log F_n at the states there, (len(ends), B); none and None without a twist
     """
 
     states: Tensor
@@ -22,10 +24,31 @@ class Trajectories:
     log_p_b: Tensor
     log_r: Tensor
     log_p_0: Tensor
+    ends: tuple[int, ...] = ()
+    log_f: Tensor | None = None
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.log_p_f)
 
     def log_weights(self) -> Tensor:
         """log w = log R + sum log p_B - log p_0 - sum log p_F, (B,)."""
         return self.log_r + (self.log_p_b - self.log_p_f).sum(0) - self.log_p_0
+
+    def flow(self, log_z: Tensor) -> Tensor:
+        """log F at the start, at the chunk ends and at the data, (len(ends) + 2, B): Z p_0, F_n and R."""
+        inner = [] if self.log_f is None else list(self.log_f)
+        return torch.stack([log_z + self.log_p_0, *inner, self.log_r])
+
+    def by_chunk(self) -> Tensor:
+        """log p_F - log p_B summed over each chunk, (len(ends) + 1, B)."""
+        bounds = (0, *self.ends, self.n_steps)
+        log_ratio = self.log_p_f - self.log_p_b
+        return torch.stack([log_ratio[a:b].sum(0) for a, b in zip(bounds, bounds[1:], strict=False)])
+
+    def with_flow(self, ends: tuple[int, ...], log_f: Tensor | None) -> Trajectories:
+        """The same trajectories, with log F at these chunk ends."""
+        return replace(self, ends=ends, log_f=log_f)
 
 
 def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
@@ -34,6 +57,12 @@ def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
     log_p_f = policy.log_prob(states[1:], states[:-1], steps)
     log_p_b = policy.process.log_prob(states[:-1], states[1:], steps)
     return Trajectories(states, log_p_f, log_p_b, log_r, policy.process.log_prior(states[0]))
+
+
+def path_log_weights(policy: Policy, process: Process, x: Tensor, log_r: Tensor, generator: torch.Generator) -> Tensor:
+    """log w (B,) of trajectories noised from states x (B, D) with log R (B,): their mean over R / Z is the EUBO."""
+    with torch.no_grad():
+        return score_states(policy, process.sample_path(x, generator), log_r).log_weights()
 
 
 @torch.no_grad()

@@ -12,51 +12,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from molsampler.diffusion.networks import Features, StepMLP
-from molsampler.diffusion.process import NoisingProcess
+from molsampler.basis.settings import setting
+from molsampler.diffusion.networks import make_network
+from molsampler.diffusion.process import Process, Steps
 
 
 @dataclass(frozen=True)
 class TwistConfig:
-    """width, depth : hidden layers of the twist network
-    frequencies : Fourier features of every line coordinate (`networks.Features`)
-    partial_energy : include (1 - beta_n) log p_ref + beta_n log R, beta_n = (n / N)^partial_power
-    """
+    """The twist and its network."""
 
-    width: int = 128
-    depth: int = 3
-    frequencies: int = 0
-    partial_energy: bool = False
-    partial_power: float = 4.0
+    width: int = setting(128, "of a hidden layer", low=1)
+    depth: int = setting(3, "hidden layers", low=1)
+    frequencies: int = setting(0, "Fourier features of every line coordinate", low=0)
+    partial_energy: bool = setting(
+        False, "include (1 - beta_n) log p_ref + beta_n log R, with beta_n = (n / N)^partial_power"
+    )
+    partial_power: float = setting(4.0, "the power in beta_n", above=0.0, needs={"partial_energy": True})
 
 
 class Twist(nn.Module):
-    """log F_n(x; phi) at chunk ends n, a network with one scalar output."""
+    """log F_n(x; phi) at steps 0 < n < N, a network with one scalar output."""
 
-    def __init__(self, process: NoisingProcess, config: TwistConfig, generator: torch.Generator) -> None:
+    def __init__(self, process: Process, config: TwistConfig, generator: torch.Generator) -> None:
         super().__init__()
-        self.process = process
-        self.space = process.space
-        self.config = config
+        self.process, self.config = process, config
         self.n_steps = process.n_steps
-        self.features = Features(self.space, config.frequencies)
-        self.network = StepMLP(self.features.width, 1, process.n_steps, config.width, config.depth, generator)
+        self.network = make_network(process.space, config, 1, process.n_steps, generator)
 
-    def beta(self, n: int) -> float:
-        """Share of the energy in log F_n; 0 without the partial energy."""
-        return (n / self.n_steps) ** self.config.partial_power if self.config.partial_energy else 0.0
+    @property
+    def needs_energy(self) -> bool:
+        """Whether log F_n holds a share of log R, which `forward` is then to be given."""
+        return self.config.partial_energy
 
-    def forward(self, x: Tensor, n: int, log_z: Tensor, log_r: Tensor | None = None) -> Tensor:
-        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N.
+    def forward(self, x: Tensor, n: Steps, log_z: Tensor, log_r: Tensor | None = None) -> Tensor:
+        """log F_n(x), (..., B), of states x (..., B, D) at steps 0 < n < N.
 
         log_z : scalar, detached; the learnt log Z
-        log_r : (B,) bounded log R(x), needed where `beta(n)` is positive
+        log_r : (..., B) bounded log R(x), where `needs_energy`
         """
         reference = self.process.log_reference(x, n)
-        value = reference + log_z + self.network(self.features(x), n)[..., 0]
-        beta = self.beta(n)
-        if beta > 0.0:
-            if log_r is None:
-                raise ValueError(f"the twist at step {n} holds a share {beta:.3g} of the energy; log_r is missing")
-            value = value + beta * (log_r - log_z - reference)
-        return value
+        value = reference + log_z + self.network(x, n)[..., 0]
+        if not self.needs_energy:
+            return value
+        if log_r is None:
+            raise ValueError("the twist holds a share of the energy; log_r is missing")
+        share = n / self.n_steps if isinstance(n, int) else (n / self.n_steps).unsqueeze(1)
+        return value + share**self.config.partial_power * (log_r - log_z - reference)

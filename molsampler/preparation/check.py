@@ -12,7 +12,6 @@ import openmm
 import torch
 from torch import Tensor
 
-from molsampler.basis.space import Space
 from molsampler.molecules import facts
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.minimum import nearest_minimum, potential_energy
@@ -22,7 +21,8 @@ from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_pl
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
 from molsampler.molecules.energy.torch_check import reference_terms
 from molsampler.molecules.energy.torch_energy import UnsupportedForce
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.settings import FILE, read_settings
 from molsampler.molecules.molecule import Molecule
 
@@ -103,7 +103,8 @@ def understand(system: str, platform: str = "auto", device: str = "cpu") -> Unde
     source = read_settings(find_system_folder(system) / FILE).described
     molecule = load_molecule(system, notes.append)
     chart = Chart(molecule, dtype=torch.float64)
-    energy = make_energy(molecule, "auto" if platform == "auto" else "openmm", platform, device, compile=False)
+    backend = "auto" if platform == "auto" else "openmm"
+    energy = make_energy(molecule, backend, platform, device, compile=False, say=notes.append)
     try:
         speed = _measure_speed(molecule, energy)
         positions, minimum = nearest_minimum(molecule.system, molecule.positions)
@@ -182,7 +183,7 @@ def _standardise(
     n = chart.n_stiff
     raw = _install(chart, torch.zeros(n), torch.eye(n, dtype=torch.float64), minimum)
     steps = _STEP * torch.cat([torch.eye(n, chart.dim), -torch.eye(n, chart.dim)]).to(raw)  # (2 n, dim)
-    positions = chart.to_cartesian(raw + steps)[0]
+    positions = chart.to_natural(raw + steps)[0]
     forces = torch.from_numpy(reference.evaluate(positions.numpy(), True)[1])
     # H_ij = dx/dz_i . d(dU/dx)/dz_j, exact where the gradient vanishes
     dx, df = ((part[:n] - part[n:]).flatten(1) / (2.0 * _STEP) for part in (positions, forces))
@@ -192,7 +193,7 @@ def _standardise(
         return "the structure does not relax to a minimum"
     held = _install(chart, raw[:n], torch.cholesky_inverse(root) / molecule.beta, minimum)[n:]
     generator = torch.Generator().manual_seed(0)
-    z = Space(chart.n_stiff, chart.n_soft).sample_prior(DRAWS, generator, dtype=torch.float64)
+    z = chart.space.sample_prior(DRAWS, generator, dtype=torch.float64)
     z_held = torch.cat([z[:, :n], held.expand(DRAWS, -1)], dim=1)
     return Standardisation(
         condition_number=chart.condition_number,
@@ -205,13 +206,13 @@ def _standardise(
 
 def _install(chart: Chart, mean: Tensor, covariance: Tensor, positions: np.ndarray) -> Tensor:
     """Standardises the chart by this mean and covariance; returns z (dim,) of positions (N, 3) on it."""
-    chart.load_state_dict({"mean": mean, "covariance": covariance, "names": chart.names, "n_soft": chart.n_soft})
-    return chart.from_cartesian(torch.from_numpy(positions)[None])[0]
+    chart.standardise(mean, covariance)
+    return chart.to_standard(torch.from_numpy(positions)[None])[0]
 
 
 def _median_energy(chart: Chart, energy: Energy, z: Tensor) -> float:
     """kJ/mol; a conformation that failed counts as +inf."""
-    return float(energy.energy(chart.to_cartesian(z)[0].float()).double().median())
+    return float(energy.energy(chart.to_natural(z)[0].float()).double().median())
 
 
 def _warnings(molecule: Molecule, energies: Energies, standardisation: Standardisation | str) -> list[str]:

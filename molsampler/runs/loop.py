@@ -1,4 +1,4 @@
-"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of job shares."""
+"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of run shares."""
 
 from __future__ import annotations
 
@@ -8,30 +8,41 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from molsampler import __version__
-from molsampler.store.run_directory import RunDirectory
-from molsampler.store.config_file import to_toml
 from molsampler.basis.errors import InputError
-from molsampler.store.atomic import atomic_path
+from molsampler.basis.settings import change, check_values, without_effect
+from molsampler.smc.trained import check_samples
 from molsampler.store.atomic import write_text
+from molsampler.store.checkpoint import write_checkpoint
+from molsampler.store.config_file import load_toml, to_toml, update
+from molsampler.store.run_directory import RunDirectory
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 
 Say = Callable[[str], None]
+Config = TypeVar("Config")
+KINDS = {
+    "molecule": ("a molecule", "molsampler train, sample or analyse, or molsampler.resume(out)"),
+    "density": ("a density of one's own", "molsampler.resume(out, target=...)"),
+    "synthetic": ("a synthetic target", "scripts/run_synthetic.py --resume"),
+}
+"""What a run is on, and how to go on with it."""
 
 
 @dataclass
 class TrainingRun:
-    """config : a frozen dataclass whose field `train` is a TrainConfig
+    """kind : one of KINDS
+    config : a frozen dataclass whose field `train` is a TrainConfig
     stop : set by a signal; training then ends after the update in hand
     timings : seconds by stage, kept in the checkpoint
     """
 
+    kind: ClassVar[str]
     config: Any
     run: RunDirectory
     trainer: Trainer
@@ -43,22 +54,45 @@ class TrainingRun:
         """One row of metrics.csv."""
         return self.trainer.evaluate()
 
-    def target_state(self) -> dict:
-        """What a checkpoint holds of the target, tensors and plain Python: its coordinates."""
-        return {}
+    def coordinates_state(self) -> dict:
+        """What a checkpoint holds of the target: the state of its coordinates."""
+        return self.trainer.target.coordinates.state_dict()
+
+    def close(self) -> None:
+        """Let go of the directory. Safe to call twice."""
+        self.run.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def fix_budget(self) -> None:
-        """Turn minutes into numbers of updates, once, and write config.toml."""
+        """Turn minutes into numbers of updates, once, and write config.toml in place of an older run's files."""
         self.trainer.plan()
-        updates = {"warm_updates": self.trainer.warm_updates, "updates": self.trainer.updates}
-        self.config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **updates))
-        self.trainer.config = self.config.train
+        self.run.clear()
+        self._take_budget()
+
+    def extend(self, minutes: float) -> None:
+        """Train for `minutes` in all, from where the run is; InputError where it trains for as long already."""
+        check_settings(change(self.config, train={"minutes": minutes}))
+        if self.trainer.done:
+            self.trainer.extend(minutes)
+        else:  # nothing was trained yet, so that there is no pace to go by
+            self.trainer.config = with_minutes(self.config, minutes).train
+            self.trainer.plan()
+        self._take_budget()
+
+    def _take_budget(self) -> None:
+        self.config = dataclasses.replace(self.config, train=self.trainer.config)
         write_config(self.config, self.run)
 
     def train(self, progress: bool = True) -> bool:
         """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written."""
         trainer, config = self.trainer, self.config.train
-        every = max(trainer.total // max(config.evaluations, 1), 1)
+        self.stop = False
+        every = max(trainer.total // config.evaluations, 1)
         saved = time.perf_counter()
         bar = tqdm(
             total=trainer.total,
@@ -90,14 +124,13 @@ class TrainingRun:
     def save(self) -> None:
         """checkpoint.pt, atomically: everything to go on from."""
         state = {
-            "version": __version__,
+            "kind": self.kind,
             "config": dataclasses.asdict(self.config),
-            "target": self.target_state(),
+            "coordinates": self.coordinates_state(),
             "trainer": self.trainer.state_dict(),
             "timings": self.timings,
         }
-        with atomic_path(self.run / "checkpoint.pt") as path:
-            torch.save(state, path)
+        write_checkpoint(self.run / "checkpoint.pt", state)
 
 
 def write_config(config: Any, run: RunDirectory) -> None:
@@ -126,31 +159,48 @@ class _stopping:
             signal.signal(number, handler)
 
 
-def read_checkpoint(path: Path) -> dict:
-    """What `save` wrote; InputError where it is missing or damaged."""
-    if not path.is_file():
-        raise InputError(f"'{path}' is not there: train first, or name another run directory")
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def check_settings(config: Any) -> None:
+    """InputError for settings of a configuration that are out of range, of a wrong type, or do not go together."""
+    check_values(config)
+    config.train.check()
+    sampler = getattr(config, "sampler", "policy")
+    check_samples(config.samples, sampler)
+    if sampler == "smc" and config.train.objective == "reverse_kl":
         raise InputError(
-            f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it"
-        ) from error
+            'sampler = "smc" needs a trained twist, and objective = "reverse_kl" trains none: use sampler = "policy"'
+        )
 
 
-def misfit(path: Path, error: Exception) -> InputError:
-    """The sentence for a checkpoint whose contents do not fit."""
-    return InputError(f"the checkpoint '{path}' does not fit this version of molsampler ({error}): train again")
+def with_minutes(config: Config, minutes: float) -> Config:
+    """The configuration with that budget, which decides the numbers of updates too."""
+    return change(config, train={"minutes": minutes, "warm_updates": None, "updates": None})
 
 
-MISFITS = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+def with_file(config: Config, path: Path) -> Config:
+    """The configuration with the values of a TOML file; minutes there are not held up by updates of `config`."""
+    values = load_toml(path)
+    if isinstance(values.get("train"), dict) and "minutes" in values["train"]:
+        config = with_minutes(config, config.train.minutes)
+    return update(config, values, str(path))
+
+
+def held_config(state: dict, kind: str, base: Any, run: RunDirectory) -> Any:
+    """The configuration in a checkpoint's `state`, over the defaults `base`; InputError for a run of another kind."""
+    held = state.get("kind", kind)
+    if held != kind:
+        what, how = KINDS[held]
+        raise InputError(f"'{run.path}' holds a run on {what}, not on {KINDS[kind][0]}: go on with it by {how}")
+    return update(base, state["config"], str(run / "checkpoint.pt"))
+
+
+def tell_idle(config: Any, say: Say) -> None:
+    """Say which settings that were changed have no effect with the others chosen."""
+    for sentence in without_effect(config):
+        say(f"note: {sentence}")
 
 
 def settle(config: Any) -> Any:
     """Set torch's threads as `config.threads` says (0: leave them), and decide a precision left open."""
-    if config.threads < 0:
-        raise InputError(f"threads = {config.threads} is not usable: give a positive number, or 0 for all cores")
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.train.precision == "auto":

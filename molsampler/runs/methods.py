@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.training.config import TrainConfig
+
+Change = Callable[[TrainConfig], TrainConfig]
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Arm:
     SMC that learns nothing, or None"""
 
     description: str
-    change: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    change: Change = lambda config: config
     baseline: str | None = None
 
 
@@ -24,89 +28,86 @@ BALANCE_COST = 3
 its share of a budget in updates. Arms that differentiate through rollouts or see scores take longer for the same."""
 
 
-def _scratch(config: TrainConfig, **behaviour) -> TrainConfig:
+def _scratch(config: TrainConfig, **parts: Any) -> TrainConfig:
     """As the papers train: from the untrained policy, no warm start, no annealing."""
-    defaults = {"smc_every": 0, "moves_every": 0, "explore_share": 0.0}
-    return replace(
+    updates = config.updates
+    if updates is not None and config.warm_updates is not None:
+        updates += config.warm_updates // BALANCE_COST
+    config = change(
         config,
         start="scratch",
         warm_updates=0,
-        updates=config.updates + config.warm_updates // BALANCE_COST,
-        optimiser=replace(config.optimiser, rate=1e-3, log_z_rate=5e-2, residual_limit=1e6),
-        behaviour=replace(config.behaviour, **(defaults | behaviour)),
+        updates=updates,
+        optimiser={"rate": 1e-3, "log_z_rate": 5e-2, "residual_limit": 1e6},
+        passes={"every": 0},
+        moves={"every": 0},
+        explorers={"share": 0.0},
+        rollouts={"number": 0},
     )
+    return change(config, **parts)
 
 
 def _denoising_only(config: TrainConfig) -> TrainConfig:
-    warm_updates = config.warm_updates + BALANCE_COST * config.updates
-    return replace(config, warm_share=0.999, warm_updates=warm_updates, updates=0)
+    warm_updates = config.warm_updates
+    if warm_updates is not None and config.updates is not None:
+        warm_updates += BALANCE_COST * config.updates
+    return change(config, warm_share=1.0, warm_updates=warm_updates, updates=0)
 
 
-def _on_policy(config: TrainConfig) -> TrainConfig:
-    return _scratch(config, replay_updates=0, replay="none")
+def _on_policy(**parts: Any) -> Change:
+    return lambda config: change(_scratch(config, batch={"replay_updates": 0}, replay={"draw": "none"}), **parts)
 
 
-def _with(change: Callable[[TrainConfig], TrainConfig], **parts: dict) -> Callable[[TrainConfig], TrainConfig]:
-    """`change`, and then fields of the configuration or of its tables."""
-
-    def both(config: TrainConfig) -> TrainConfig:
-        config = change(config)
-        for name, value in parts.items():
-            if isinstance(value, dict):
-                value = replace(getattr(config, name), **value)
-            config = replace(config, **{name: value})
-        return config
-
-    return both
+def _with(**parts: Any) -> Change:
+    """The default, with fields of the configuration or of its tables changed."""
+    return lambda config: change(config, **parts)
 
 
-def _same(config: TrainConfig) -> TrainConfig:
-    return config
+def _replay(draw: str, **parts: Any) -> Change:
+    return lambda config: change(_scratch(config, replay={"draw": draw}), **parts)
 
 
-def _replay(priority: str, **behaviour) -> Callable[[TrainConfig], TrainConfig]:
-    return lambda config: _scratch(config, replay=priority, **behaviour)
-
-
-def _tempered(gamma: float) -> Callable[[TrainConfig], TrainConfig]:
-    return _with(_replay("importance", smc_every=2), smc={"gamma": gamma}, behaviour={"gamma": gamma})
+def _tempered(gamma: float) -> Change:
+    return _replay("importance", passes={"every": 2}, smc={"gamma": gamma}, replay={"gamma": gamma})
 
 
 ARMS: dict[str, Arm] = {
     "default": Arm("annealed start, denoising, then TB + SMC with importance-weighted replay"),
-    "tb": Arm("TB on policy, from scratch", _on_policy),
+    "tb": Arm("TB on policy, from scratch", _on_policy()),
     "tb+uniform": Arm("TB with uniform replay", _replay("uniform")),
     "tb+rank": Arm("TB with rank-prioritised replay", _replay("rank")),
     "tb+iw": Arm("TB with importance-weighted replay", _replay("importance")),
-    "tb+smc": Arm("TB on policy and on fresh SMC particles", _replay("none", smc_every=1)),
-    "tb+smc+iw": Arm("TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", smc_every=2)),
+    "tb+smc": Arm("TB on policy and on fresh SMC particles", _replay("none", passes={"every": 1})),
+    "tb+smc+iw": Arm(
+        "TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", passes={"every": 2})
+    ),
     **{
         f"gamma-{gamma:g}": Arm(f"reinforced SMC with tempering goal gamma = {gamma:g}", _tempered(gamma))
         for gamma in (0.0, 0.5)
     },
-    "tb+exploration": Arm("TB on policy with exploration noise", _with(_on_policy, behaviour={"exploration": 0.3})),
-    "tb+langevin": Arm("TB on policy, Langevin parametrisation", _with(_on_policy, policy={"langevin": True})),
+    "tb+exploration": Arm("TB on policy with exploration noise", _on_policy(batch={"exploration": 0.3})),
+    "tb+langevin": Arm("TB on policy, Langevin parametrisation", _on_policy(policy={"langevin": True})),
     "tb+local-search": Arm(
         "TB, rank-prioritised replay, MALA local search and exploration noise",
-        _replay("rank", moves_every=50, exploration=0.3),
+        _replay("rank", moves={"every": 50}, batch={"exploration": 0.3}),
     ),
-    "log-variance": Arm("log-variance (VarGrad) on policy", _with(_on_policy, objective="log_variance")),
+    "log-variance": Arm("log-variance (VarGrad) on policy", _on_policy(objective="log_variance")),
     "subtb-fl": Arm(
         "SubTB(0.9), forward-looking flow, on policy",
-        _with(_on_policy, objective="subtb", twist={"partial_energy": True}),
+        _on_policy(objective="subtb", twist={"partial_energy": True}),
     ),
-    "db": Arm("detailed balance on policy", _with(_on_policy, objective="db")),
+    "db": Arm("detailed balance on policy", _on_policy(objective="db")),
     "pis": Arm(
         "reverse KL, pinned Brownian process, Langevin parametrisation",
-        _with(_on_policy, objective="reverse_kl", schedule={"process": "brownian"}, policy={"langevin": True}),
+        _on_policy(objective="reverse_kl", schedule={"process": "brownian"}, policy={"langevin": True}),
     ),
     "dds": Arm(
         "reverse KL, Ornstein-Uhlenbeck process, Langevin parametrisation",
-        _with(_on_policy, objective="reverse_kl", policy={"langevin": True}),
+        _on_policy(objective="reverse_kl", policy={"langevin": True}),
     ),
-    "brownian": Arm("default with the pinned Brownian process", _with(_same, schedule={"process": "brownian"})),
-    "langevin": Arm("default with the Langevin parametrisation", _with(_same, policy={"langevin": True})),
-    "partial-energy": Arm("default with partial energies in the twist", _with(_same, twist={"partial_energy": True})),
+    "brownian": Arm("default with the pinned Brownian process", _with(schedule={"process": "brownian"})),
+    "langevin": Arm("default with the Langevin parametrisation", _with(policy={"langevin": True})),
+    "partial-energy": Arm("default with partial energies in the twist", _with(twist={"partial_energy": True})),
     "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
     "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
     "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),

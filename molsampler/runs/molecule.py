@@ -1,279 +1,229 @@
-"""The job: from a system's name to a run directory. Train, sample, analyse; what scripts and command line call."""
+"""A run on a molecule: what it can be told, how it begins, and how it goes on from a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.reference_ensemble import Reference, load_reference
-from molsampler.store.run_directory import RunDirectory
-from molsampler.store.config_file import update
-from molsampler.diffusion.policy import Policy
-from molsampler.diffusion.trajectories import score_states
-from molsampler.molecules.energy.choice import make_energy
+from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change, setting, table
+from molsampler.diffusion.kinds import make_process
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.energy.choice import check_energy, make_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.facts import oddities
-from molsampler.molecules.facts import ring_cautions
-from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
-from molsampler.molecules.dynamics.quench import quench
-from molsampler.molecules.loading.load import find_system_folder
+from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
-from molsampler.runs.sampling import sample_policy
-from molsampler.runs.sampling import sample_smc
+from molsampler.molecules.molecule import Molecule
+from molsampler.preparation.short_md import SetupConfig, short_md
+from molsampler.preparation.start import prepare
+from molsampler.runs.loop import Say, TrainingRun, check_settings, held_config, settle, tell_idle, write_config
+from molsampler.store.checkpoint import read_checkpoint, restoring
+from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.molecule import MoleculeTarget
-from molsampler.preparation.molecule import SetupConfig, prepare_molecule
 from molsampler.training.config import TrainConfig
-from molsampler.training.trainer import Trainer, averaged_policy
-from molsampler.runs.loop import MISFITS, Say, TrainingRun, misfit, read_checkpoint, settle
-
-EUBO_FRAMES = 1000  # of the reference
+from molsampler.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run.
+    """One run on a molecule."""
 
-    system : name of a folder in systems/, or a path
-    samples : drawn at the end; sampler : plain importance sampling with the policy, or SMC with the twist
-    backend : of the energy in training: torch kernels, the OpenMM bridge, or auto; platform : OpenMM's, for the bridge
-    device : of networks and torch energy ("cpu", "cuda"); threads : of torch on the CPU, 0 for all cores
-    """
-
-    system: str = "aldp"
-    samples: int = 10_000
-    sampler: Literal["policy", "smc"] = "policy"
-    backend: Literal["auto", "torch", "openmm"] = "auto"
-    platform: str = "auto"
-    device: str = "cpu"
-    threads: int = 0
-    setup: SetupConfig = field(default_factory=SetupConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    system: str = setting("aldp", "name of a folder in systems/, or a path")
+    samples: int = setting(10_000, "drawn at the end", low=1)
+    sampler: Literal["policy", "smc"] = setting(
+        "policy", "plain importance sampling with the policy, or sequential Monte Carlo with the twist"
+    )
+    backend: Literal["auto", "torch", "openmm"] = setting(
+        "auto", "the energy in training: torch kernels, OpenMM, or torch where it covers every force"
+    )
+    platform: str = setting("auto", "OpenMM's platform", needs={"backend": ("auto", "openmm")})
+    device: str = setting("cpu", "where networks and torch energy live: cpu, cuda")
+    threads: int = setting(0, "of torch on the CPU; 0 for all cores", low=0)
+    setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
+    train: TrainConfig = table(TrainConfig, "training")
 
 
 @dataclass
 class Job(TrainingRun):
     """A molecule, its energy, target and trainer, tied to a run directory."""
 
+    kind: ClassVar[str] = "molecule"
     config: RunConfig
     molecule: Molecule
     energy: Energy
     target: MoleculeTarget
 
-    def target_state(self) -> dict:
-        return self.target.chart.state_dict()
+    def close(self) -> None:
+        """Let go of the energy's workers and of the directory. Safe to call twice."""
+        self.energy.close()
+        super().close()
 
 
-# making a job -------------------------------------------------------------------------------------------------------
+def check(config: RunConfig) -> None:
+    """InputError for whatever would stop a run of this configuration later; nothing is computed or written.
+
+    Every part is asked: ranges of all settings, samples, device, platform, the molecule, its energy and its process.
+    """
+    check_settings(config)
+    molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
+    check_energy(molecule, config.backend, config.platform, config.device)
+    chart = Chart(molecule)
+    make_process(chart.space, config.train.schedule)
+    states = {"setup: chains times length / interval": config.setup.frames}
+    if config.train.start == "annealed":
+        states["train.anneal.particles"] = config.train.anneal.particles
+    for name, number in states.items():
+        if number <= chart.n_stiff:
+            raise InputError(
+                f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
+                f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
+            )
+
+
+def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
+    """A new run in the directory `out` (by default runs/ and the system's name), set up and ready to train.
+
+    Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
+    removed only once the new one has been set up.
+    """
+    check(config)
+    run = RunDirectory.claim(out or default_folder(config.system), overwrite=overwrite)
+    try:
+        return start(config, run, say)
+    except BaseException:
+        run.release()
+        raise
+
+
+def default_folder(system: str) -> Path:
+    """Where a run on a system lies unless told otherwise: runs/ and the name of the system's folder."""
+    return Path("runs") / find_system_folder(system).resolve().name
+
+
+def go_on(
+    out: str | Path,
+    *,
+    system: str | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    say: Say = print,
+    **instead: Any,
+) -> Job:
+    """The run in the directory `out` from its last checkpoint.
+
+    system, seed : InputError where the run is of another
+    minutes : of training in all, more than the run had
+    instead : device, platform, threads, samples or sampler, in place of the configuration's; None leaves them
+    """
+    run = RunDirectory.claim(out, resume=True)
+    try:
+        state = read_checkpoint(run / "checkpoint.pt")
+        config = held_config(state, Job.kind, RunConfig(), run)
+        if system is not None and find_system_folder(system).resolve() != find_system_folder(config.system).resolve():
+            raise InputError(f"'{out}' holds a run of '{config.system}', not of '{system}': name another with --out")
+        if seed is not None and seed != config.train.seed:
+            raise InputError(
+                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with it, "
+                "or start another run"
+            )
+        changes = {name: value for name, value in instead.items() if value is not None}
+        if "platform" in changes:
+            changes["backend"] = "openmm"
+        config = dataclasses.replace(config, **changes)
+        check(config if minutes is None else change(config, train={"minutes": minutes}))
+        job = resume(config, state, run, say)
+    except BaseException:
+        run.release()
+        raise
+    try:
+        if minutes is not None:
+            job.extend(minutes)
+        elif changes:
+            write_config(job.config, run)
+    except BaseException:
+        job.close()
+        raise
+    return job
 
 
 def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
     """Set up a new run: short MD, annealing, prefill, compilation, and the budget turned into numbers of updates."""
     begun = time.perf_counter()
-    molecule, energy, config = _foundations(config)
+    config = settle(config)
+    molecule, energy = _foundations(config, say)
+    try:
+        return _set_up(config, molecule, energy, run, begun, say)
+    except BaseException:
+        energy.close()
+        raise
+
+
+def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirectory, begun: float, say: Say) -> Job:
     generator = torch.Generator(config.device).manual_seed(config.train.seed)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
     for oddity in oddities(molecule):
         say(f"warning: {oddity}")
-    target, prefill = prepare_molecule(
-        molecule,
-        energy,
-        config.setup,
-        config.train.anneal,
-        generator,
-        device=config.device,
-        compile=config.train.compile,
-        say=say,
-    )
-    trainer = Trainer(target, config.train, generator, config.device)
-    trainer.begin(prefill if config.train.start == "annealed" else None)
+    tell_idle(config, say)
+    chart = Chart(molecule, device=config.device)
+    chart.fit(short_md(molecule, energy, config.setup, generator, config.device))
+    say(f"short MD: standardised {chart.n_stiff} stiff coordinates (condition number {chart.condition_number:.0f})")
+    target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
+    annealed = config.train.start == "annealed"
+    prefill = prepare(target, config.train.anneal, generator, say) if annealed else None
+    trainer = Trainer(target, config.train, generator, config.device, say)
+    trainer.begin(prefill)
+    buffer = trainer.behaviours.buffer
     say(
-        f"prefill: {len(trainer.buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
-        f"{trainer.learner.process.prior_mismatch(prefill.state.x):.1e}"
+        f"prefill: {len(buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
+        f"{trainer.learner.process.prior_mismatch(buffer.x[: len(buffer)]):.1e}"
     )
     job = Job(config, run, trainer, say, molecule, energy, target)
     job.fix_budget()
     job.timings["setup"] = time.perf_counter() - begun
     say(
         f"set-up took {job.timings['setup']:.0f} s; {trainer.warm_updates:,} updates of denoising and "
-        f"{trainer.updates:,} of trajectory balance follow, in {config.train.precision}"
+        f"{trainer.updates:,} of {config.train.objective} follow, in {config.train.precision}"
     )
     job.save()
     return job
 
 
-def resume(run: RunDirectory, say: Say = print, device: str | None = None) -> Job:
-    """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
+def resume(config: RunConfig, state: dict, run: RunDirectory, say: Say = print) -> Job:
+    """The run of a checkpoint's `state`; rows of metrics.csv after it are dropped."""
     begun = time.perf_counter()
-    state = read_checkpoint(run / "checkpoint.pt")
+    config = settle(config)
+    molecule, energy = _foundations(config, say)
     try:
-        config = update(RunConfig(), state["config"], str(run / "checkpoint.pt"))
-        if device is not None:
-            config = dataclasses.replace(config, device=device)
-        molecule, energy, config = _foundations(config)
         chart = Chart(molecule, device=config.device)
-        chart.load_state_dict(state["target"])
-        target = MoleculeTarget(molecule, chart, energy, config.train.compile)
-        trainer = Trainer(target, config.train, torch.Generator(config.device), config.device)
-        trainer.load_state_dict(state["trainer"])
-    except MISFITS as error:
-        raise misfit(run / "checkpoint.pt", error) from error
+        with restoring(run / "checkpoint.pt"):
+            chart.load_state_dict(state["coordinates"])
+        target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
+        trainer = Trainer(target, config.train, torch.Generator(config.device), config.device, say)
+        with restoring(run / "checkpoint.pt"):
+            trainer.load_state_dict(state["trainer"])
+            timings = dict(state["timings"])
+    except BaseException:
+        energy.close()
+        raise
     run.truncate_metrics(trainer.done)
-    job = Job(config, run, trainer, say, molecule, energy, target, timings=dict(state["timings"]))
+    job = Job(config, run, trainer, say, molecule, energy, target, timings=timings)
     job.timings["resume"] = time.perf_counter() - begun
     say(f"resumed at update {trainer.done:,} of {trainer.total:,}")
     return job
 
 
-def _foundations(config: RunConfig) -> tuple[Molecule, Energy, RunConfig]:
-    config = settle(config)
-    molecule = load_molecule(config.system)
-    energy = make_energy(molecule, config.backend, config.platform, config.device, config.train.compile)
-    return molecule, energy, config
-
-
-# sampling -----------------------------------------------------------------------------------------------------------
-
-
-def sample(job: Job, n: int | None = None, sampler: str | None = None, progress: bool = True) -> None:
-    """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them."""
-    begun = time.perf_counter()
-    n = job.config.samples if n is None else n
-    kind = sampler or job.config.sampler
-    policy = averaged_policy(job.trainer)
-    generator = torch.Generator(job.config.device).manual_seed(job.config.train.seed + 1)
-    target = job.target
-    with tqdm(total=n, desc="sampling", unit="sample", disable=not progress) as bar, target.counter.purpose("rollout"):
-        if kind == "smc":
-            trainer = job.trainer
-            drawn, ancestors = sample_smc(
-                policy,
-                lambda x, k: trainer.learner.log_twist(x, k, trainer.twist_log_r(x, k)),
-                target.log_prob,
-                n,
-                job.config.train.smc,
-                generator,
-                bar.update,
-            )
-            job.timings["smc_distinct_ancestors"] = float(np.mean(ancestors))
-        else:
-            drawn = sample_policy(policy, target.log_prob, n, generator, bar.update)
-    positions, energies, log_prob = rescore(job, drawn.x)
-    log_weights = np.where(np.isfinite(log_prob), log_prob - drawn.log_ratio.cpu().numpy(), -np.inf)
-    group = None if drawn.group is None else drawn.group.cpu().numpy()
-    job.run.write_samples(positions, job.molecule.topology, log_weights, energies, log_prob, group=group)
-    job.timings["sampling"] = time.perf_counter() - begun
-
-
-def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,), float64,
-    of states z (n, D) on the job's chart."""
-    chart = _double_chart(job)
-    z = z.double().cpu()
-    positions, log_det = chart.to_cartesian(z)
-    energy = OpenMMEnergy(job.molecule, platform="Reference")
-    energy.counter = job.energy.counter
-    try:
-        with energy.counter.purpose("analysis"):
-            potential = torch.cat([energy.energy(part).double() for part in positions.split(4096)])
-    finally:
-        energy.close()
-    log_r = -job.molecule.beta * potential + log_det
-    log_r = torch.where(chart.inside(z, positions), log_r, -torch.inf)
-    return positions.numpy(), potential.numpy(), log_r.numpy()
-
-
-def _double_chart(job: Job) -> Chart:
-    chart = Chart(job.molecule, dtype=torch.float64)
-    chart.load_state_dict(job.target.chart.state_dict())
-    return chart
-
-
-def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """log w (k,) of trajectories noised from frames of the reference, for the EUBO, and these frames (k,).
-
-    Frames are evenly spaced; those off the chart's support, where R is zero, are left out.
-    """
-    frames = np.unique(np.linspace(0, reference.trajectory.n_frames - 1, EUBO_FRAMES).round().astype(int))
-    z = _double_chart(job).from_cartesian(torch.tensor(reference.trajectory.xyz[frames], dtype=torch.float64))
-    log_r = rescore(job, z)[2]
-    inside = np.isfinite(log_r)
-    process = job.trainer.learner.process
-    generator = torch.Generator(job.config.device).manual_seed(job.config.train.seed + 2)
-    path = process.sample_path(z[torch.as_tensor(inside)].float().to(job.config.device), generator)
-
-    @torch.no_grad()
-    def log_ratio(policy: Policy) -> torch.Tensor:
-        return score_states(policy, path, torch.zeros_like(path[0, :, 0])).log_weights()
-
-    log_w = job.trainer.learner.with_averaged(log_ratio).double().cpu().numpy() + log_r[inside]
-    return np.where(np.isfinite(log_w), log_w, np.inf), frames[inside]
-
-
-# analysis -----------------------------------------------------------------------------------------------------------
-
-
-def find_reference(system: str) -> Reference | None:
-    """The stored reference of a system, or None where there is none."""
-    folder = find_system_folder(system) / "reference"
-    return load_reference(folder) if (folder / "reference.npz").is_file() else None
-
-
-def conclude(job: Job) -> dict:
-    """Pictures, metrics.json and report.html of the job's run directory; returns the metrics."""
-    begun = time.perf_counter()
-
-    def minimise(positions: np.ndarray) -> np.ndarray:
-        with job.energy.counter.purpose("analysis"):
-            return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=1000)[0].numpy()
-
-    config, trainer = job.config, job.trainer
-    reference = find_reference(config.system)
-    backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
-    subject = Subject(
-        name=job.molecule.name,
-        temperature=job.molecule.temperature,
-        input_positions=job.molecule.positions,
-        soft_quadruples=job.target.chart.soft_atoms.tolist(),
-        minimise=minimise,
-        reference_log_weights=backward,
-        reference_frames=frames,
-        details=[
-            ("coordinates", f"{job.target.chart.n_stiff} on the line, {job.target.chart.n_soft} circular torsions"),
-            ("energy", type(job.energy).__name__),
-            ("steps", str(config.train.schedule.n_steps)),
-            ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of trajectory balance"),
-            ("training", f"{trainer.seconds / 60:.1f} min; set-up {job.timings.get('setup', 0):.0f} s"),
-        ],
-        method=METHOD,
-        command=f"python {' '.join(sys.argv)}",
-        cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
+def _foundations(config: RunConfig, say: Say) -> tuple[Molecule, Energy]:
+    molecule = load_molecule(config.system, say)
+    return molecule, make_energy(
+        molecule, config.backend, config.platform, config.device, config.train.compile, say=say
     )
-    counts = job.energy.counter
-    figures: dict = {"log_z_learnt": float(trainer.learner.log_z.detach()), "training_seconds": trainer.seconds}
-    figures |= {f"seconds_{name}": value for name, value in job.timings.items() if name != "smc_distinct_ancestors"}
-    if "smc_distinct_ancestors" in job.timings:
-        figures["smc_distinct_ancestors"] = job.timings["smc_distinct_ancestors"]
-    figures |= {f"evaluations_{word}": value for word, value in sorted(counts.by_purpose.items())}
-    figures |= {"evaluations": counts.total, "skipped_updates": sum(trainer.learner.skipped.values())}
-    metrics = analyse(job.run, subject, reference, figures)
-    job.timings["analysis"] = time.perf_counter() - begun
-    return metrics
 
 
-METHOD = (
-    "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network gives "
-    "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
-    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states and "
-    "on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
-    "importance weight, so that averages over weighted samples are averages over the Boltzmann distribution."
-)
+def _silent(text: str) -> None:
+    pass

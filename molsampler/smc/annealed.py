@@ -17,30 +17,26 @@ from molsampler.basis.bisection import last_where
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
+from molsampler.basis.settings import setting
 from molsampler.basis.space import Space
+from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.kernels import Kernel, KernelName, kernel_named
-from molsampler.smc.moves.mala import ChainState, MalaScale
 
 
 @dataclass(frozen=True)
 class AnnealConfig:
-    """particles : K
-    ess : the next inverse temperature keeps ESS at this share of K
-    moves : steps of the kernel a temperature; last_moves : steps at the target itself
-    max_temperatures : more than these is refused: the path does not get through
-    kernel : "mala", "hmc" (Hamiltonian Monte Carlo) or "random_walk" (Metropolis)
-    leapfrog_steps : evaluations a step of "hmc"; the other kernels take one
-    step_range : of "mala", see `mala`
-    """
+    """Annealed SMC from the prior, before training."""
 
-    particles: int = 4096
-    ess: float = 0.6
-    moves: int = 8
-    last_moves: int = 40
-    max_temperatures: int = 400
-    kernel: KernelName = "mala"
-    step_range: float = 1.0
-    leapfrog_steps: int = 8
+    particles: int = setting(4096, "K", low=2)
+    ess: float = setting(0.6, "the next inverse temperature keeps the ESS at this share of K", above=0.0, below=1.0)
+    moves: int = setting(8, "steps of the kernel at a temperature", low=1)
+    last_moves: int = setting(40, "steps of the kernel at the target itself", low=1)
+    max_temperatures: int = setting(400, "more than these are refused: the path does not get through", low=1)
+    kernel: KernelName = setting("mala", "MALA, Hamiltonian Monte Carlo or random-walk Metropolis")
+    step_range: float = setting(
+        1.0, "MALA's steps vary log-uniformly over this factor", low=1.0, needs={"kernel": "mala"}
+    )
+    leapfrog_steps: int = setting(8, "evaluations a step of HMC", low=1, needs={"kernel": "hmc"})
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,11 @@ class Prefill:
 @dataclass(frozen=True)
 class Annealed(Prefill):
     """betas : the path; acceptance : the kernel's at each temperature; distinct_ancestors : prior draws that have
-    descendants; scale : the kernel's, adapted."""
+    descendants."""
 
     betas: list[float]
     acceptance: list[float]
     distinct_ancestors: int
-    scale: MalaScale
 
 
 @torch.no_grad()
@@ -93,7 +88,7 @@ def annealed_smc(
         )
     state = ChainState(x, log_r, score)
     ancestors = torch.arange(k, device=x.device)
-    scale = MalaScale(torch.ones(space.dim, device=x.device), 0.5)
+    scale = ProposalScale(torch.ones(space.dim, device=x.device), 0.5)
     beta, log_z, betas, acceptance = 0.0, 0.0, [], []
     while beta < 1.0:
         if len(betas) >= config.max_temperatures:
@@ -125,7 +120,7 @@ def annealed_smc(
         log_w += (beta - before) * (hot.log_r.double() - space.log_prior(hot.x).double())
         moves = config.moves if beta < 1.0 else config.last_moves
         hot, hot_scale, _ = _move(kernel, log_prob_and_score, space, hot, hot_scale, beta, moves, generator)
-    return Annealed(state, log_z, hot, log_w, betas, acceptance, len(ancestors.unique()), scale)
+    return Annealed(state, log_z, hot, log_w, betas, acceptance, len(ancestors.unique()))
 
 
 def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:
@@ -141,26 +136,24 @@ def _move(
     log_prob_and_score: Callable[[Tensor], tuple[Tensor, Tensor]],
     space: Space,
     state: ChainState,
-    scale: MalaScale,
+    scale: ProposalScale,
     beta: float,
     moves: int,
     generator: torch.Generator,
-) -> tuple[ChainState, MalaScale, float]:
+) -> tuple[ChainState, ProposalScale, float]:
     """The kernel at inverse temperature beta, carrying log R and score of the target itself along with the state."""
     carried: list[tuple[Tensor, Tensor]] = []
 
     def tempered(x: Tensor, log_r: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         log_p = torch.where(log_r > -torch.inf, (1.0 - beta) * space.log_prior(x) + beta * log_r, -torch.inf)
-        score_p = torch.zeros_like(x)
-        score_p[:, : space.n_line] = -x[:, : space.n_line]
-        return log_p, (1.0 - beta) * score_p + beta * score
+        return log_p, (1.0 - beta) * space.prior_score(x) + beta * score
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         carried.append(log_prob_and_score(x))
         return tempered(x, *carried[-1])
 
     chain = ChainState(state.x, *tempered(state.x, state.log_r, state.score))
-    scale = MalaScale(MalaScale.from_scores(chain.score).scale, scale.step)
+    scale = ProposalScale(ProposalScale.from_scores(chain.score).scale, scale.step)
     total = 0.0
     for _ in range(moves):
         before = chain

@@ -10,6 +10,7 @@ estimate of Z for every twist, kappa and lambda.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
+from molsampler.basis.settings import setting
 from molsampler.diffusion.policy import Policy
 
 LogTwist = Callable[[Tensor, int], Tensor]
@@ -26,25 +28,24 @@ LogTwist = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class SMCConfig:
-    """chunk : steps between two looks at the weights; divides N
-    kappa : resample where ESS < kappa K
-    gamma : temper the resampling weights to an ESS of gamma K
-    """
+    """Sequential Monte Carlo with policy and twist."""
 
-    chunk: int = 6
-    kappa: float = 0.2
-    gamma: float = 0.05
+    chunk: int = setting(6, "steps between two looks at the weights; divides N", low=1)
+    kappa: float = setting(0.2, "resample where ESS < kappa K", low=0.0)
+    gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class SMCInfo:
-    """What happened on the way, one entry a chunk boundary 0 < n < N, in order.
+    """What happened in a pass, one entry a chunk, in order; the lists grow as it is stepped.
 
-    steps : n; ess : ESS / K before resampling; exponents : lambda where it resampled, None where not
-    distinct_ancestors : number of particles at n = 0 that have a descendant at n = N
+    steps : chunk ends, the data's N last; increments : (K,) float64, what the chunk added to each particle's log w
+    ess : ESS / K at the end, before resampling; exponents : lambda where it resampled, None where not
+    distinct_ancestors : number of particles at n = 0 with a descendant of positive weight
     """
 
     steps: list[int] = field(default_factory=list)
+    increments: list[Tensor] = field(default_factory=list)
     ess: list[float] = field(default_factory=list)
     exponents: list[float | None] = field(default_factory=list)
     distinct_ancestors: int = 0
@@ -68,64 +69,80 @@ class Particles:
         return LogWeights(self.log_w)
 
 
-@torch.no_grad()
-def run_smc(
-    policy: Policy,
-    log_twist: LogTwist,
-    log_prob: Callable[[Tensor], Tensor],
-    n_particles: int,
-    config: SMCConfig,
-    generator: torch.Generator,
-) -> tuple[Particles, SMCInfo]:
-    """One run of K particles; log_prob is log R, (B, D) -> (B,), -inf outside the support.
+class SMCPass:
+    """One pass of K particles from the prior to the data, walked chunk by chunk.
+
+    log_prob : log R, (B, D) -> (B,), -inf outside the support
+    n : the step that the particles are at; x : (K, D) states there; log_w : (K,) float64 unnormalised log-weights;
+    log_f : (K,) log F_n(x) (log p_0 at the start, log R at the end); info : what happened so far
 
     Without resampling (kappa = 0) this is importance sampling with the policy, whatever the twist.
     """
-    process, n_steps = policy.process, policy.process.n_steps
-    if n_steps % config.chunk:
-        raise ValueError(f"the SMC chunk of {config.chunk} steps does not divide the {n_steps} steps of the process")
-    x = process.sample_prior(n_particles, generator)
-    log_start = process.log_prior(x)
-    log_w = torch.zeros(n_particles, dtype=torch.float64, device=x.device)
-    ancestors = torch.arange(n_particles, device=x.device)
-    info = SMCInfo()
-    for start in range(0, n_steps, config.chunk):
-        end = start + config.chunk
-        x, log_ratio = _propagate(policy, x, start, end, generator)
-        log_end = log_twist(x, end) if end < n_steps else log_prob(x)
-        log_w = log_w + log_end.double() - log_start.double() - log_ratio
-        log_start = log_end
-        if end < n_steps:
-            log_w, picked, info = _resample(log_w, end, config, generator, info)
-            if picked is not None:
-                x, log_start, ancestors = x[picked], log_start[picked], ancestors[picked]
-    alive = ancestors[log_w > -torch.inf]
-    info = SMCInfo(info.steps, info.ess, info.exponents, len(alive.unique()))
-    return Particles(x, log_start, log_w), info
 
+    def __init__(
+        self,
+        policy: Policy,
+        log_twist: LogTwist,
+        log_prob: Callable[[Tensor], Tensor],
+        n_particles: int,
+        config: SMCConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.policy, self.log_twist, self.log_prob = policy, log_twist, log_prob
+        self.config, self.generator = config, generator
+        n_steps = policy.process.n_steps
+        self.ends = (*policy.process.chunk_ends(config.chunk), n_steps)
+        self.n = 0
+        with torch.no_grad():
+            self.x = policy.process.sample_prior(n_particles, generator)
+            self.log_f = policy.process.log_prior(self.x)
+        self.log_w = torch.zeros(n_particles, dtype=torch.float64, device=self.x.device)
+        self._ancestors = torch.arange(n_particles, device=self.x.device)
+        self.info = SMCInfo()
 
-def _propagate(policy: Policy, x: Tensor, start: int, end: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Steps start..end-1 of the policy; the states reached and sum (log p_F - log p_B), (K,) float64."""
-    log_ratio = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for n in range(start, end):
-        x_next, log_p_f = policy.sample_step(x, n, generator)
-        log_ratio += (log_p_f - policy.process.log_prob(x, x_next, n)).double()
-        x = x_next
-    return x, log_ratio
+    @property
+    def done(self) -> bool:
+        return self.n == self.ends[-1]
 
+    @torch.no_grad()
+    def step(self) -> None:
+        """Walk one chunk: propagate, weigh, and resample where the ESS asks for it."""
+        end = next(end for end in self.ends if end > self.n)
+        log_ratio = self._propagate(end)
+        log_end = self.log_prob(self.x) if end == self.ends[-1] else self.log_twist(self.x, end)
+        increment = log_end.double() - self.log_f.double() - log_ratio
+        self.log_w, self.log_f, self.n = self.log_w + increment, log_end, end
+        self.info.steps.append(end)
+        self.info.increments.append(increment)
+        self._resample()
+        self.info.distinct_ancestors = len(self._ancestors[self.log_w > -torch.inf].unique())
 
-def _resample(
-    log_w: Tensor, n: int, config: SMCConfig, generator: torch.Generator, info: SMCInfo
-) -> tuple[Tensor, Tensor | None, SMCInfo]:
-    weights = LogWeights(log_w)
-    exponent = None
-    picked = None
-    if not weights.collapsed and weights.ess_fraction < config.kappa:
-        exponent = weights.tempering_exponent(config.gamma)
-        proposal = weights.power(exponent).normalised
-        picked = systematic(generator, proposal, len(weights))
-        log_w = log_w[picked] - (len(weights) * proposal[picked]).log()
-    info = SMCInfo(
-        [*info.steps, n], [*info.ess, weights.ess_fraction], [*info.exponents, exponent], info.distinct_ancestors
-    )
-    return log_w, picked, info
+    def run(self) -> tuple[Particles, SMCInfo]:
+        """Walk all chunks that are left."""
+        while not self.done:
+            self.step()
+        return Particles(self.x, self.log_f, self.log_w), self.info
+
+    def _propagate(self, end: int) -> Tensor:
+        """Steps n..end-1 of the policy; returns sum (log p_F - log p_B), (K,) float64."""
+        log_ratio = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
+        for n in range(self.n, end):
+            x_next, log_p_f = self.policy.sample_step(self.x, n, self.generator)
+            log_ratio += (log_p_f - self.policy.process.log_prob(self.x, x_next, n)).double()
+            self.x = x_next
+        return log_ratio
+
+    def _resample(self) -> None:
+        if bool((self.log_w.isnan() | self.log_w.isposinf()).any()):  # a broken pass; who asked for it decides
+            self.info.ess.append(math.nan)
+            self.info.exponents.append(None)
+            return
+        weights, exponent = LogWeights(self.log_w), None
+        if not self.done and not weights.collapsed and weights.ess_fraction < self.config.kappa:
+            exponent = weights.tempering_exponent(self.config.gamma)
+            proposal = weights.power(exponent).normalised
+            picked = systematic(self.generator, proposal, len(weights))
+            self.log_w = self.log_w[picked] - (len(weights) * proposal[picked]).log()
+            self.x, self.log_f, self._ancestors = self.x[picked], self.log_f[picked], self._ancestors[picked]
+        self.info.ess.append(weights.ess_fraction)
+        self.info.exponents.append(exponent)

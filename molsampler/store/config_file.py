@@ -7,9 +7,10 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import misfit_of
 
 T = TypeVar("T")
 
@@ -38,14 +39,18 @@ def _table(config: Any, path: tuple[str, ...], lines: list[str]) -> None:
 
 def read_toml(path: str | Path, base: T) -> T:
     """`base` with the values that the TOML file at `path` names; InputError quotes what does not fit."""
+    return update(base, load_toml(path), str(path))
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """What the TOML file at `path` says; InputError where it cannot be read or is no TOML."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the configuration '{path}' cannot be read ({error.strerror}): check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the configuration '{path}' is not TOML ({error}): mend it") from error
-    return update(base, values, str(path))
 
 
 def update(base: T, values: dict[str, Any], where: str) -> T:
@@ -67,18 +72,13 @@ def update(base: T, values: dict[str, Any], where: str) -> T:
 
 
 def _checked(value: Any, kind: Any, what: str) -> Any:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(f"{what} is not one of {', '.join(map(repr, get_args(kind)))}")
-        return value
-    kinds = get_args(kind) or (kind,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    """The value, a whole number as a float where one is wanted; InputError where it is of another kind."""
+    if float in (get_args(kind) or (kind,)) and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError:
             value = math.inf
-    if not any(type(value) is k for k in kinds):
-        raise InputError(f"{what} should be of type {' or '.join(k.__name__ for k in kinds)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{what} must be finite")
+    misfit = misfit_of(value, kind)
+    if misfit is not None:
+        raise InputError(f"{what} {misfit}")
     return value

@@ -35,8 +35,8 @@ class Samples:
     """Frames of samples.dcd and, in their order, (n,) float64 arrays.
 
     log_weights : -inf for samples out of support;  potential_energy : kJ/mol;  log_prob : log R of the target
-    group : (n,) int, which independent run of sequential Monte Carlo a sample comes from; None where all are
-        independent
+    group : (n,) int, which independent SMC pass a sample comes from; None where all are independent
+    distinct_ancestors : (passes,) int, how many particles of each pass had descendants; None where there are no passes
     """
 
     trajectory: md.Trajectory
@@ -44,6 +44,7 @@ class Samples:
     potential_energy: np.ndarray
     log_prob: np.ndarray
     group: np.ndarray | None = None
+    distinct_ancestors: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -70,9 +71,9 @@ class RunDirectory:
     def claim(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> RunDirectory:
         """Takes `path` for a run, making it if need be, and holds it until `release` or the end of the process.
 
-        Raises InputError where it holds a run and neither `overwrite` (the old run's files are removed) nor `resume` is
-        given, where there is no checkpoint to resume from, where another process holds it, or where it cannot be
-        written.
+        Raises InputError where it holds a run and neither `overwrite` nor `resume` is given, where there is no
+        checkpoint to resume from, where another process holds it, or where it cannot be written. An old run's files
+        stay until the new one calls `clear`.
         """
         run = cls(path)
         if resume and not (run / "checkpoint.pt").is_file():  # before the lock, which makes the folder
@@ -87,10 +88,12 @@ class RunDirectory:
                 f"'{path}' already holds a run ({found[0]} is there): choose another directory with --out, go on "
                 "with --resume, or replace the run with --overwrite."
             )
-        if overwrite and not resume:
-            for name in found:
-                (run / name).unlink()
         return run
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run; whatever else lies in the folder stays."""
+        for name in self.files:
+            (self / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Lets another process claim the directory. Safe to call twice."""
@@ -108,12 +111,14 @@ class RunDirectory:
         log_prob: np.ndarray,
         *,
         group: np.ndarray | None = None,
+        distinct_ancestors: np.ndarray | None = None,
         offset: float = 0.5,
     ) -> None:
-        """topology.pdb, samples.dcd, weights.npz and resampled.dcd, replacing those of an earlier sampling.
+        """topology.pdb, samples.dcd, weights.npz and resampled.dcd, replacing those of an earlier sampling, whose
+        figures, pictures and report go.
 
         positions : (M, N, 3) nm, finite;  log_weights, potential_energy (kJ/mol), log_prob : (M,)
-        group : (M,) int, see `Samples`;  offset : in [0, 1), the uniform number of systematic resampling
+        group, distinct_ancestors : see `Samples`;  offset : in [0, 1), the uniform number of systematic resampling
         resampled.dcd is left out where no sample lies on the support.
         """
         mdtop = topology if isinstance(topology, md.Topology) else md.Topology.from_openmm(topology)
@@ -131,7 +136,11 @@ class RunDirectory:
                 raise ValueError(f"{name} must be ({len(positions)},) without NaN; its shape is {array.shape}")
         trajectory = md.Trajectory(positions, mdtop)
         weights = normalised(arrays["log_weights"])
-        write_pdb(self / "topology.pdb", trajectory[0])
+        if distinct_ancestors is not None:
+            arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
+        for name in ("metrics.json", "report.html", *PICTURES):
+            (self / name).unlink(missing_ok=True)
+        write_pdb(self / "topology.pdb", mdtop, positions[0])
         with atomic_path(self / "samples.dcd") as path:
             trajectory.save_dcd(str(path))
         write_npz(self / "weights.npz", **arrays)
@@ -158,6 +167,7 @@ class RunDirectory:
             raise InputError(
                 f"The samples in '{self.path}' cannot be read ({error}): draw them again with `molsampler sample`."
             ) from error
+        arrays.pop("distinct_ancestors", None)
         if any(array.shape != (trajectory.n_frames,) for array in arrays.values()):
             raise InputError(
                 f"'{self.path}' has {trajectory.n_frames} frames in samples.dcd and {len(samples.log_weights)} weights "

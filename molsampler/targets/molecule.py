@@ -7,11 +7,12 @@ from autograd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
-from molsampler.basis.space import Space
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
@@ -28,21 +29,23 @@ class MoleculeTarget(Target):
     compile : fuse chart, energy and gradient by torch.compile (torch energy only)
     """
 
-    def __init__(self, molecule: Molecule, chart: Chart, energy: Energy, compile: bool = True) -> None:
-        self.molecule, self.chart, self.energy = molecule, chart, energy
+    def __init__(
+        self, molecule: Molecule, chart: Chart, energy: Energy, compile: bool = True, say: Callable[[str], None] = print
+    ) -> None:
+        self.molecule, self.coordinates, self.energy = molecule, chart, energy
         self.counter = energy.counter
-        self.space = Space(chart.n_stiff, chart.n_soft)
+        self.space = chart.space
         self.beta = molecule.beta
         self._fused = isinstance(energy, TorchEnergy)
-        self._kernel = CompiledOrEager(self._log_r_and_score) if compile and self._fused else self._log_r_and_score
+        self._kernel = CompiledOrEager(self._log_r_and_score, say) if compile and self._fused else self._log_r_and_score
         self._piece_size = energy.piece if isinstance(energy, TorchEnergy) else 0
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of z (B, D): line coordinates standardised, soft torsions in radians."""
         if torch.is_grad_enabled() and x.requires_grad:
-            positions, log_det = self.chart.to_cartesian(x)
+            positions, log_det = self.coordinates.to_natural(x)
             log_r = -self.beta * self.energy(positions) + log_det
-            return torch.where(self.chart.inside(x, positions), log_r, -torch.inf)
+            return torch.where(self.coordinates.inside(x, positions), log_r, -torch.inf)
         return self.log_prob_and_score(x)[0]
 
     @torch.no_grad()
@@ -66,14 +69,14 @@ class MoleculeTarget(Target):
         size = SMALL_PIECE if n <= SMALL_PIECE else self._piece_size
         padded = torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous()
         log_r, score, positions = self._kernel(padded)
-        inside = self.chart.inside(x, positions.permute(2, 1, 0)[:n])
+        inside = self.coordinates.inside(x, positions.permute(2, 1, 0)[:n])
         return log_r[:n], score.T[:n], inside
 
     def _log_r_and_score(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (D, B) -> log R (B,), score (D, B), positions (3, N, B); the batch last, where it is contiguous."""
 
         def summed(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            positions, log_det = self.chart.to_cartesian_batch_last(z)
+            positions, log_det = self.coordinates.to_cartesian_batch_last(z)
             log_r = -self.beta * self.energy.potential(positions) + log_det
             return log_r.sum(), (log_r, positions)
 
@@ -89,9 +92,9 @@ class MoleculeTarget(Target):
         """
         dynamics = Langevin(self.energy, self.molecule.masses, self.molecule.temperature, friction=MOVES_FRICTION)
         state = dynamics.step(dynamics.start(self.positions(x), generator), n_steps, generator)
-        return self.chart.from_cartesian(state.positions)
+        return self.coordinates.to_standard(state.positions)
 
     @torch.no_grad()
     def positions(self, x: Tensor) -> Tensor:
         """Cartesian positions (B, N, 3) in nm of z (B, D), in the chart's fixed frame."""
-        return self.chart.to_cartesian(x)[0]
+        return self.coordinates.to_natural(x)[0]

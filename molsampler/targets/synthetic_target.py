@@ -33,7 +33,7 @@ class SyntheticTarget(Target):
         self.name, self.limits = name, limits
         self.centre = centre.double()
         self.extent = torch.as_tensor(extent, dtype=torch.float64).expand_as(self.centre).clone()
-        self.space = Space(len(centre))
+        self.space = Space.of(len(centre))
 
     @property
     def first_scale(self) -> Tensor:

@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
+from molsampler.basis.log_weights import LogWeights
+from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout
 from molsampler.smc.annealed import Prefill
-from molsampler.smc.moves.mala import ChainState, MalaScale, mala
-from molsampler.smc.sampler import SMCInfo, run_smc
+from molsampler.smc.moves.chain import ChainState, ProposalScale
+from molsampler.smc.moves.mala import mala
+from molsampler.smc.sampler import LogTwist, SMCInfo, SMCPass
 from molsampler.targets.target import Target
 from molsampler.training.buffer import ReplayBuffer
-from molsampler.training.config import BehaviourConfig, TrainConfig
-from molsampler.training.learner import Learner
+from molsampler.training.config import TrainConfig
+from molsampler.training.log_z import RunningLogZ
 
-
-class Surrogate:
-    """The one bounded stand-in for exploding energies, used in TB and in the twist and nowhere else.
-
-    Above `knee` it is log R itself; below it bends, monotone and smooth, towards knee - cap, which also stands for R
-    = 0.
-    """
-
-    def __init__(self, knee: float, cap: float) -> None:
-        self.knee, self.cap = knee, cap
-
-    def __call__(self, log_r: Tensor) -> Tensor:
-        """log R (B,), -inf allowed -> finite (B,)."""
-        depth = (self.knee - log_r).clamp_min(0.0)
-        return torch.where(log_r >= self.knee, log_r, self.knee - self.cap * torch.tanh(depth / self.cap))
-
-
-class LocalMoves(Protocol):
-    """What a target may offer besides MALA: dynamics of its own from states x (M, D), M evaluations a step."""
-
-    def __call__(self, x: Tensor, n_steps: int, generator: torch.Generator) -> Tensor: ...
+PREFILL_SCALE = 0.8  # of MALA's steps when the prefill begins, relative to the spread that the scores suggest
 
 
 @dataclass
 class SMCReport:
-    """What the SMC runs since the last look did: resampling counts by step, last lambda, distinct ancestors, ESS."""
+    """What the SMC passes since the last row of metrics.csv did: resampling counts by step, lambdas, distinct
+    ancestors, estimates of log Z; passes that collapsed stay out of the buffer."""
 
     resampled: dict[int, int] = field(default_factory=dict)
     exponents: list[float] = field(default_factory=list)
     ancestors: list[int] = field(default_factory=list)
     log_z: list[float] = field(default_factory=list)
-    runs: int = 0
+    passes: int = 0
     collapsed: int = 0
 
     def add(self, info: SMCInfo, log_z: float) -> None:
-        self.runs += 1
+        self.passes += 1
         for n in info.resampled_at:
             self.resampled[n] = self.resampled.get(n, 0) + 1
         self.exponents += [e for e in info.exponents if e is not None]
@@ -61,46 +45,57 @@ class SMCReport:
 
 
 class Behaviours:
-    """Draws training states for one target and learner, booking every evaluation by purpose."""
+    """Draws training states for one target and policy, booking every evaluation by purpose.
+
+    policy : the learning one; log_twist : log F_n of the learning twist
+    buffer, explored : replayed states, and those of the annealing's explorers; fresh : the particles of the last SMC
+        pass, for a configuration that keeps no buffer
+    log_z : running estimate of log Z from rollouts and passes
+    """
 
     def __init__(
-        self, target: Target, learner: Learner, buffer: ReplayBuffer, config: TrainConfig, generator: torch.Generator
+        self,
+        target: Target,
+        policy: Policy,
+        log_twist: LogTwist,
+        config: TrainConfig,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.target, self.learner, self.buffer = target, learner, buffer
-        self.config: BehaviourConfig = config.behaviour
-        self.explored = ReplayBuffer(
-            self.config.explore_capacity, target.space.dim, self.config.explore_gamma, device=buffer.x.device
-        )
-        # the particles of the last SMC run, for replay = "none"
-        self.fresh = ReplayBuffer(
-            self.config.smc_particles, target.space.dim, self.config.gamma, refresh=1, device=buffer.x.device
-        )
-        self.smc_config = config.smc
-        self.generator = generator
-        self.scale: MalaScale | None = None
+        self.target, self.policy, self.log_twist = target, policy, log_twist
+        self.config, self.generator = config, generator
+        dim, replay, explorers = target.space.dim, config.replay, config.explorers
+        self.keeps = replay.draw != "none"
+        priority = replay.draw if self.keeps else "importance"
+        self.buffer = ReplayBuffer(replay.capacity, dim, replay.gamma, device=device, priority=priority)
+        self.explored = ReplayBuffer(explorers.capacity, dim, explorers.gamma, device=device)
+        self.fresh = ReplayBuffer(config.passes.particles, dim, replay.gamma, refresh=1, device=device)
+        self.log_z = RunningLogZ()
         self.report = SMCReport()
+        self._scale: ProposalScale | None = None
+        self._moves_evaluations = 0
 
     def prefill(self, start: Prefill) -> None:
         """MALA chains from annealed states: each frame of K equally weighted chains is a batch with weight Z a
         state, each frame of the explorers one with their own weights."""
         equal = torch.full_like(start.state.log_r, start.log_z, dtype=torch.float64)
-        self._chains(start.state, equal, self.buffer)
+        self._scale = self._chains(start.state, equal, self.buffer)
         self._chains(start.explorers, start.explorer_log_w, self.explored)
 
-    def _chains(self, state: ChainState, log_w: Tensor, buffer: ReplayBuffer) -> None:
-        self.scale = MalaScale(MalaScale.from_scores(state.score).scale, 0.8)
+    def _chains(self, state: ChainState, log_w: Tensor, buffer: ReplayBuffer) -> ProposalScale:
+        scale = ProposalScale(ProposalScale.from_scores(state.score).scale, PREFILL_SCALE)
         with self.target.counter.purpose("prefill"):
-            for _ in range(min(self.config.prefill_frames, max(buffer.capacity // len(state.x), 1))):
-                state, self.scale, _ = mala(
-                    self.target.log_prob_and_score,
-                    self.target.space,
-                    state,
-                    self.scale,
-                    self.config.prefill_steps,
-                    self.generator,
-                    step_range=self.config.moves_step_range,
-                )
+            for _ in range(min(self.config.prefill.frames, max(buffer.capacity // len(state.x), 1))):
+                state, scale = self._mala(state, scale, self.config.prefill.steps)
                 buffer.add(state.x, state.log_r, state.score, log_w)
+        return scale
+
+    def _mala(self, state: ChainState, scale: ProposalScale, steps: int) -> tuple[ChainState, ProposalScale]:
+        target, step_range = self.target, self.config.moves.step_range
+        state, scale, _ = mala(
+            target.log_prob_and_score, target.space, state, scale, steps, self.generator, step_range=step_range
+        )
+        return state, scale
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """n states to train on, x (n, D), log R (n,) and score (n, D), in random order.
@@ -108,8 +103,8 @@ class Behaviours:
         A share comes from the explored states, whose weights are tempered further, so that rare basins are never
         forgotten.
         """
-        rare = round(self.config.explore_share * n) if len(self.explored) else 0
-        buffer = self.fresh if self.config.replay == "none" and len(self.fresh) else self.buffer
+        rare = round(self.config.explorers.share * n) if len(self.explored) else 0
+        buffer = self.buffer if self.keeps or not len(self.fresh) else self.fresh
         batches = [buffer.draw(n - rare, self.generator)]
         if rare:
             batches.append(self.explored.draw(rare, self.generator))
@@ -119,22 +114,27 @@ class Behaviours:
         )
         return x, log_r, score
 
-    def on_policy(self, n: int, exploration: float = 0.0) -> tuple[Tensor, Tensor]:
-        """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights."""
+    def on_policy(self, n: int, exploration: float = 0.0, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
+        """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights.
+
+        policy : another than the learning one, such as the averaged one
+        """
         with self.target.counter.purpose("rollout"):
-            states, log_ratio = rollout(self.learner.policy, n, self.generator, exploration)
-        with self.target.counter.purpose("rollout"):
+            states, log_ratio = rollout(policy or self.policy, n, self.generator, exploration)
             log_r, score = self.target.log_prob_and_score(states[-1])
-        self.buffer.add(states[-1], log_r, score, log_r.double() - log_ratio.double())
+        log_w = log_r.double() - log_ratio.double()
+        self.buffer.add(states[-1], log_r, score, log_w)
+        if not _broken(log_w):
+            self.log_z.add(LogWeights(log_w))
         return states, log_r
 
     def replay(self, n: int) -> tuple[Tensor, Tensor]:
         """n states from the buffer, noised to trajectories (N+1, n, D), with their log R (n,)."""
         x, log_r, _ = self.draw(n)
-        return self.learner.process.sample_path(x, self.generator), log_r
+        return self.policy.process.sample_path(x, self.generator), log_r
 
-    def smc(self, twist_log_r) -> None:
-        """One SMC run; its terminal states enter the buffer with their unnormalised weights."""
+    def smc(self) -> None:
+        """One SMC pass; its terminal states enter the buffer with their unnormalised weights."""
         scores: list[Tensor] = []
 
         def log_prob(x: Tensor) -> Tensor:
@@ -142,57 +142,80 @@ class Behaviours:
             scores.append(score)
             return log_r
 
+        config = self.config
         with self.target.counter.purpose("smc"):
-            particles, info = run_smc(
-                self.learner.policy,
-                lambda x, n: self.learner.log_twist(x, n, twist_log_r(x, n)),
-                log_prob,
-                self.config.smc_particles,
-                self.smc_config,
-                self.generator,
-            )
-        if bool((particles.log_w.isnan() | particles.log_w.isposinf()).any()) or particles.weights.collapsed:
+            one = SMCPass(self.policy, self.log_twist, log_prob, config.passes.particles, config.smc, self.generator)
+            particles, info = one.run()
+        if _broken(particles.log_w) or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return
         self.report.add(info, particles.weights.log_mean)
-        buffer = self.buffer
-        if self.config.replay == "none":
-            buffer = self.fresh
-            buffer.clear()
-        buffer.add(particles.x, particles.log_r, scores[-1], particles.log_w)
+        self.log_z.add(particles.weights)
+        if not self.keeps:
+            self.fresh.clear()
+        (self.buffer if self.keeps else self.fresh).add(particles.x, particles.log_r, scores[-1], particles.log_w)
 
     @property
     def moves_spent(self) -> bool:
         """Whether local moves have used up the evaluations that the configuration grants them."""
-        spent = self.target.counter.by_purpose
-        dynamics = spent["md"] if self.config.moves == "md" else 0
-        return spent["local_moves"] + dynamics >= self.config.moves_limit
+        return self._moves_evaluations >= self.config.moves.limit
 
     def local_moves(self) -> None:
         """MALA (or the target's own dynamics) from drawn states; descendants inherit their parents' weights."""
-        parents = self.buffer.draw(self.config.moves_parents, self.generator, distinct=True)
-        offered: LocalMoves | None = getattr(self.target, "local_moves", None)
-        if self.config.moves == "md" and offered is not None:
-            with self.target.counter.purpose("md"):
-                x = offered(parents.x, self.config.moves_steps, self.generator)
-            with self.target.counter.purpose("local_moves"):
-                log_r, score = self.target.log_prob_and_score(x)
-            left = ~torch.isfinite(log_r)  # off the support: the parent stays, as where a proposal is rejected
-            x = torch.where(left[:, None], parents.x, x)
-            log_r = torch.where(left, parents.log_r, log_r)
-            score = torch.where(left[:, None], parents.score, score)
+        before = self.target.counter.total
+        parents = self.buffer.draw(self.config.moves.parents, self.generator, distinct=True)
+        state = ChainState(parents.x, parents.log_r, parents.score)
+        dynamics = getattr(self.target, "local_moves", None) if self.config.moves.kind == "md" else None
+        if dynamics is not None:
+            state = self._dynamics(dynamics, state)
         else:
-            state = ChainState(parents.x, parents.log_r, parents.score)
-            scale = self.scale or MalaScale.from_scores(parents.score)
+            scale = self._scale or ProposalScale.from_scores(parents.score)
             with self.target.counter.purpose("local_moves"):
-                state, self.scale, _ = mala(
-                    self.target.log_prob_and_score,
-                    self.target.space,
-                    state,
-                    scale,
-                    self.config.moves_steps,
-                    self.generator,
-                    step_range=self.config.moves_step_range,
-                )
-            x, log_r, score = state.x, state.log_r, state.score
-        self.buffer.add_descendants(parents, [(x, log_r, score)])
+                state, self._scale = self._mala(state, scale, self.config.moves.steps)
+        self.buffer.add_descendants(parents, [(state.x, state.log_r, state.score)])
+        self._moves_evaluations += self.target.counter.total - before
+
+    def _dynamics(self, dynamics: Callable[[Tensor, int, torch.Generator], Tensor], state: ChainState) -> ChainState:
+        """The target's own dynamics; off the support the parent stays, as where a proposal is rejected."""
+        with self.target.counter.purpose("md"):
+            x = dynamics(state.x, self.config.moves.steps, self.generator)
+        with self.target.counter.purpose("local_moves"):
+            log_r, score = self.target.log_prob_and_score(x)
+        left = ~torch.isfinite(log_r)
+        return ChainState(
+            torch.where(left[:, None], state.x, x),
+            torch.where(left, state.log_r, log_r),
+            torch.where(left[:, None], state.score, score),
+        )
+
+    def take_report(self) -> SMCReport:
+        """What the passes since the last call did."""
+        report, self.report = self.report, SMCReport()
+        return report
+
+    def state_dict(self) -> dict:
+        """Tensors and plain Python, to go on from."""
+        scale = self._scale
+        return {
+            "buffer": self.buffer.state_dict(),
+            "explored": self.explored.state_dict(),
+            "fresh": self.fresh.state_dict(),
+            "log_z": self.log_z.state_dict(),
+            "report": asdict(self.report),
+            "scale": None if scale is None else {"scale": scale.scale, "step": scale.step},
+            "moves_evaluations": self._moves_evaluations,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave."""
+        for name in ("buffer", "explored", "fresh", "log_z"):
+            getattr(self, name).load_state_dict(state[name])
+        report = {key: value.copy() if hasattr(value, "copy") else value for key, value in state["report"].items()}
+        self.report = SMCReport(**report)
+        scale = state["scale"]
+        self._scale = None if scale is None else ProposalScale(scale["scale"].to(self.buffer.x.device), scale["step"])
+        self._moves_evaluations = state["moves_evaluations"]
+
+
+def _broken(log_w: Tensor) -> bool:
+    return bool((log_w.isnan() | log_w.isposinf()).any())

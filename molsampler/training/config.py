@@ -1,117 +1,195 @@
-"""Everything a run can be told, as frozen dataclasses; the command line and config.toml are made from them."""
+"""Everything that training can be told, as frozen dataclasses, one a table of config.toml."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from molsampler.basis.errors import InputError
+from molsampler.basis.settings import POSITIVE, setting, table
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
+from molsampler.diffusion.torsions import TorsionConfig
 from molsampler.diffusion.twist import TwistConfig
 from molsampler.smc.annealed import AnnealConfig
 from molsampler.smc.sampler import SMCConfig
 
+_ANNEALED = {"train.start": "annealed"}
+_WITH_BALANCE = ("tb", "log_variance", "subtb", "db")
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """warm_rate, rate : Adam's learning rates for denoising and for trajectory balance (policy)
-    twist_rate, log_z_rate : those of the twist and of log Z
-    final : share of a rate that is left at the end of its phase, reached along a cosine
-    ramp : updates of linear increase at the start of a phase
-    clip : largest norm of the policy's gradient
-    residual_limit : residuals of trajectory balance beyond this count linearly, not squared
-    ema : decay of the averaged weights that sample
-    """
+    """Learning rates, with averaged weights for sampling."""
 
-    warm_rate: float = 2e-3
-    rate: float = 1e-4
-    twist_rate: float = 1e-3
-    log_z_rate: float = 1e-2
-    final: float = 0.02
-    ramp: int = 50
-    clip: float = 10.0
-    residual_limit: float = 3.0
-    ema: float = 0.998
+    method: Literal["adam", "soap"] = setting(
+        "adam", "of the policy: Adam, or Adam in the eigenbasis of Shampoo's preconditioner (SOAP); the twist has Adam"
+    )
+    warm_rate: float = setting(2e-3, "learning rate of the policy in denoising", above=0.0)
+    mixture_rate: float = setting(
+        2e-3,
+        "learning rate of the torsions' mixtures in denoising, always by Adam; in balance it keeps its proportion",
+        above=0.0,
+        needs={"train.schedule.torsions": "first"},
+    )
+    rate: float = setting(1e-4, "learning rate of the policy in balance", above=0.0)
+    twist_rate: float = setting(1e-3, "learning rate of the twist", above=0.0)
+    log_z_rate: float = setting(1e-2, "learning rate of log Z", above=0.0)
+    final: float = setting(
+        0.02, "share of a rate that is left at the end of its phase, reached along a cosine", low=0.0, high=1.0
+    )
+    ramp: int = setting(50, "updates of linear increase at the start of a phase", low=1)
+    clip: float = setting(10.0, "largest norm of a gradient", above=0.0)
+    residual_limit: float = setting(
+        3.0, "residuals of balance beyond this count linearly, not squared", above=0.0,
+        needs={"train.objective": ("tb", "log_variance")},
+    )  # fmt: skip
+    ema: float = setting(0.998, "decay of the averaged weights, which sample", low=0.0, below=1.0)
 
 
 @dataclass(frozen=True)
-class BehaviourConfig:
-    """Where training states come from once trajectory balance has begun, and how many.
+class BatchConfig:
+    """How many states an update trains on, and where those of balance come from."""
 
-    batch : trajectories an update of trajectory balance; warm_batch : noised states an update of denoising
-    replay_updates : replay updates for every on-policy update (0: on-policy only)
-    replay : states of replay updates are drawn from the buffer by tempered importance weight, uniformly or by rank of
-        log R; "none" keeps no buffer, and takes the particles of a fresh SMC run by tempered weight
-    exploration : rollouts are drawn with kernels wider by this share, which falls to 0 over the first half
-    smc_every : one SMC run each so many replay updates (0: never); smc_particles : its K
-    moves_every : one round of local moves each so many updates (0: never)
-    moves_limit : evaluations that local moves may take in a run, whatever its length
-    moves : "mala", or "md" where the target offers it; moves_parents, moves_steps : states drawn, steps each
-    capacity, gamma : of the replay buffer
-    moves_step_range : of MALA, in local moves and prefill, see `mala`
-    warm_rollouts, warm_every : so many rollouts enter the buffer every so many updates of denoising (0: none)
-    prefill_frames, prefill_steps : frames kept of the prefill's chains and MALA steps between two
-    explore_share : share of training states drawn from the annealing's explorers, by weights tempered to an ESS of
-        explore_gamma; explore_capacity : how many of those are kept
-    """
+    denoising: int = setting(4080, "noised states an update of denoising, shared among the steps", low=1)
+    balance: int = setting(256, "trajectories an update of balance", low=1)
+    replay_updates: int = setting(3, "replay updates for every on-policy update; 0 for on-policy only", low=0)
+    exploration: float = setting(
+        0.0,
+        "on-policy rollouts are drawn with kernels wider by this share, which falls to 0 over the first half",
+        low=0.0,
+    )
 
-    batch: int = 256
-    warm_batch: int = 4080
-    replay_updates: int = 3
-    replay: Literal["importance", "uniform", "rank", "none"] = "importance"
-    exploration: float = 0.0
-    smc_every: int = 2
-    smc_particles: int = 256
-    moves_every: int = 50
-    moves_limit: int = 6_000_000
-    moves: Literal["mala", "md"] = "mala"
-    moves_parents: int = 2048
-    moves_steps: int = 10
-    moves_step_range: float = 1.0
-    warm_rollouts: int = 0
-    warm_every: int = 20
-    capacity: int = 120_000
-    gamma: float = 0.05
-    prefill_frames: int = 16
-    prefill_steps: int = 10
-    explore_share: float = 0.05
-    explore_gamma: float = 0.5
-    explore_capacity: int = 30_000
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The replay buffer."""
+
+    draw: Literal["importance", "uniform", "rank", "none"] = setting(
+        "importance",
+        "states are drawn by tempered importance weight, uniformly, or by rank of log R; none keeps no buffer and "
+        "takes the particles of a fresh SMC pass by tempered weight",
+    )
+    capacity: int = setting(120_000, "states kept", low=1)
+    gamma: float = setting(
+        0.05, "weights are tempered to an ESS of this share", low=0.0, high=1.0, needs={"draw": ("importance", "none")}
+    )
+
+
+@dataclass(frozen=True)
+class PassConfig:
+    """Passes of sequential Monte Carlo in training; their particles enter the replay buffer."""
+
+    every: int = setting(2, "one pass each so many replay updates; 0 for none", low=0)
+    particles: int = setting(256, "particles of a pass", low=1, needs={"every": POSITIVE})
+
+
+@dataclass(frozen=True)
+class MovesConfig:
+    """Local moves from replayed states, whose ends enter the replay buffer."""
+
+    every: int = setting(50, "one round each so many updates; 0 for none", low=0)
+    kind: Literal["mala", "md"] = setting(
+        "mala", "MALA, or the target's own dynamics where it has them", needs={"every": POSITIVE}
+    )
+    parents: int = setting(2048, "states drawn for a round", low=1, needs={"every": POSITIVE})
+    steps: int = setting(10, "steps from each", low=1, needs={"every": POSITIVE})
+    step_range: float = setting(
+        1.0,
+        "MALA's steps vary log-uniformly over this factor, in local moves and prefill",
+        low=1.0,
+        needs={"kind": "mala"},
+    )
+    limit: int = setting(
+        6_000_000,
+        "evaluations that local moves may take in a run, whatever its length",
+        low=0,
+        needs={"every": POSITIVE},
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Weighted rollouts of the averaged policy that enter the replay buffer during denoising, and correct there what
+    annealing got wrong."""
+
+    number: int = setting(2048, "rollouts at a time; 0 for none", low=0)
+    every: int = setting(80, "updates of denoising between two of them", low=1, needs={"number": POSITIVE})
+
+
+@dataclass(frozen=True)
+class PrefillConfig:
+    """MALA chains from the annealed states that fill the buffer before training."""
+
+    frames: int = setting(16, "frames kept of every chain", low=1, needs=_ANNEALED)
+    steps: int = setting(10, "MALA steps between two frames", low=1, needs=_ANNEALED)
+
+
+@dataclass(frozen=True)
+class ExplorerConfig:
+    """Annealed states that were never resampled: they keep rare basins in training."""
+
+    share: float = setting(0.05, "share of the training states drawn from them", low=0.0, below=1.0, needs=_ANNEALED)
+    gamma: float = setting(
+        0.5, "their weights are tempered to an ESS of this share", low=0.0, high=1.0, needs={"share": POSITIVE}
+    )
+    capacity: int = setting(30_000, "how many are kept", low=1, needs={"share": POSITIVE})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """seed : of everything random
-    minutes : budget of training time, turned into numbers of updates once, after a warm-up; ignored where both numbers
-        of updates are given
-    warm_share : share of the budget for denoising
-    warm_updates, updates : of denoising and of trajectory balance; 0 lets `minutes` decide
-    precision : of the policy network in training; "auto" takes bfloat16 where this processor multiplies it faster
-    compile : compile energy and networks (half a minute or so)
-    surrogate_cap : log R is bounded, smoothly, this far below `surrogate_margin` below the prefill's lowest per cent
-    evaluations : rows in metrics.csv over the run; evaluation_samples : policy samples of each
-    checkpoint_seconds : least time between two checkpoints
-    """
+    """Training: what is minimised, for how long, and all that its parts are told."""
 
-    seed: int = 0
-    objective: Literal["tb", "log_variance", "subtb", "db", "reverse_kl"] = "tb"
-    subtb_lambda: float = 0.9
-    start: Literal["annealed", "scratch"] = "annealed"
-    minutes: float = 15.0
-    warm_share: float = 0.75
-    warm_updates: int = 0
-    updates: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = True
-    surrogate_margin: float = 10.0
-    surrogate_cap: float = 20.0
-    evaluations: int = 60
-    evaluation_samples: int = 2048
-    checkpoint_seconds: float = 60.0
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    twist: TwistConfig = field(default_factory=TwistConfig)
-    smc: SMCConfig = field(default_factory=SMCConfig)
-    anneal: AnnealConfig = field(default_factory=AnnealConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+    seed: int = setting(0, "of everything random", low=0)
+    objective: Literal["tb", "log_variance", "subtb", "db", "reverse_kl"] = setting(
+        "tb", "after denoising: trajectory balance, log-variance, SubTB(lambda), detailed balance or reverse KL"
+    )
+    subtb_lambda: float = setting(0.9, "lambda of SubTB", low=0.0, high=1.0, needs={"objective": "subtb"})
+    start: Literal["annealed", "scratch"] = setting(
+        "annealed", "from states annealed from the prior, or from the untrained policy"
+    )
+    minutes: float = setting(
+        15.0, "budget of training time; turned into numbers of updates once, after a warm-up, where they are not given",
+        unit="min", above=0.0,
+    )  # fmt: skip
+    warm_share: float = setting(0.75, "share of the budget for denoising", low=0.0, high=1.0, needs=_ANNEALED)
+    warm_updates: int | None = setting(None, "updates of denoising; left out, `minutes` decides", low=0)
+    updates: int | None = setting(None, "updates of the objective; left out, `minutes` decides", low=0)
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "of the policy network in training; auto takes bfloat16 where this processor multiplies it faster"
+    )
+    compile: bool = setting(True, "compile energy and networks (half a minute or so)")
+    surrogate_margin: float = setting(
+        10.0, "log R is bounded, smoothly, from so far below the prefill's lowest per cent on", low=0.0, unit="nat"
+    )
+    surrogate_cap: float = setting(20.0, "and at most by so much more", above=0.0, unit="nat")
+    evaluations: int = setting(60, "rows of metrics.csv over the run", low=1)
+    evaluation_samples: int = setting(2048, "policy samples behind each row", low=2)
+    checkpoint_seconds: float = setting(60.0, "least time between two checkpoints", low=0.0, unit="s")
+    schedule: ScheduleConfig = table(ScheduleConfig, "how noise is spread over the steps")
+    policy: PolicyConfig = table(PolicyConfig, "the policy and its network")
+    torsions: TorsionConfig = table(TorsionConfig, "soft torsions drawn first, one a step, each from a mixture")
+    twist: TwistConfig = table(TwistConfig, "the twist and its network")
+    smc: SMCConfig = table(SMCConfig, "sequential Monte Carlo, in training and in sampling")
+    anneal: AnnealConfig = table(AnnealConfig, "annealed SMC from the prior, before training")
+    optimiser: OptimiserConfig = table(OptimiserConfig, "learning rates and averages")
+    batch: BatchConfig = table(BatchConfig, "sizes of updates")
+    replay: ReplayConfig = table(ReplayConfig, "the replay buffer")
+    passes: PassConfig = table(PassConfig, "SMC passes in training")
+    moves: MovesConfig = table(MovesConfig, "local moves from replayed states")
+    rollouts: RolloutConfig = table(RolloutConfig, "weighted rollouts during denoising")
+    prefill: PrefillConfig = table(PrefillConfig, "chains that fill the buffer before training")
+    explorers: ExplorerConfig = table(ExplorerConfig, "annealed states that were never resampled")
+
+    def check(self) -> None:
+        """InputError where settings that are good by themselves do not go together."""
+        chunk, n_steps = self.smc.chunk, self.schedule.n_steps
+        if n_steps % chunk:
+            raise InputError(f"the SMC chunk of {chunk} steps does not divide the {n_steps} steps: change one of them")
+        if self.schedule.torsions == "first" and self.objective == "reverse_kl":
+            raise InputError(
+                'schedule.torsions = "first" draws from mixtures, through which objective = "reverse_kl" cannot '
+                'differentiate: use "joint", or another objective'
+            )
+        if self.warm_updates == 0 and self.updates == 0:
+            raise InputError("warm_updates = 0 and updates = 0 train nothing: give a number, or leave one to `minutes`")

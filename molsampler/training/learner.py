@@ -12,38 +12,73 @@ from torch import Tensor, nn
 
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.space import Space
-from molsampler.diffusion.policy import Policy
-from molsampler.diffusion.process import NoisingProcess
+from molsampler.diffusion.kinds import make_policy, make_process
+from molsampler.diffusion.policy import Network
+from molsampler.diffusion.process import Steps
+from molsampler.diffusion.torsions import TorsionPolicy
 from molsampler.diffusion.twist import Twist
 from molsampler.training.config import OptimiserConfig, TrainConfig
+from molsampler.training.soap import SOAP, soap_groups
+
+_BETAS = (0.9, 0.99)  # of Adam
 
 
 class Learner:
     """Everything that training changes, on one device.
 
-    policy, twist : modules; log_z : learnt scalar (); averaged : the policy's exponentially averaged parameters,
-    which sample skipped : updates that were not made, by reason
+    policy, twist : modules; log_z : learnt scalar (); averaged : the policy with exponentially averaged parameters,
+        which samples; training_policy : `policy`, its networks compiled or in reduced precision
+    skipped : updates that were not made, by reason
     """
 
-    def __init__(self, space: Space, config: TrainConfig, generator: torch.Generator, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        space: Space,
+        config: TrainConfig,
+        device: str = "cpu",
+        score: Callable[[Tensor], Tensor] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """score : grad log R, for a policy that sees it; say : is told where compilation does not work"""
         self.config: OptimiserConfig = config.optimiser
+        self.process = make_process(space, config.schedule).to(device)
         init = torch.Generator().manual_seed(config.seed)
-        self.process = NoisingProcess(space, config.schedule).to(device)
-        self.policy = Policy(self.process, config.policy, init).to(device)
+        self.policy = make_policy(self.process, config.policy, config.torsions, init, score).to(device)
         self.twist = Twist(self.process, config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
-        self.averaged = [p.detach().clone() for p in self.policy.parameters()]
+        again = torch.Generator().manual_seed(config.seed)
+        self.averaged = make_policy(self.process, config.policy, config.torsions, again, score)
+        self.averaged.to(device).requires_grad_(False)
+        self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self._averaged_over = 0
         self.skipped: Counter[str] = Counter()
         self.start_phase()
 
     def start_phase(self) -> None:
         """Fresh optimisers; the policy goes on from its averaged parameters."""
-        self._swap(self.averaged, keep=False)
-        betas = (0.9, 0.99)
-        self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=1.0, betas=betas)
-        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=betas)
-        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=betas)
+        with torch.no_grad():
+            for parameter, average in zip(self.policy.parameters(), self.averaged.parameters(), strict=True):
+                parameter.copy_(average)
+        self.policy_optimiser = self._optimiser_of_policy()
+        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=_BETAS)
+        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=_BETAS)
+
+    def _optimiser_of_policy(self) -> torch.optim.Optimizer:
+        """Mixtures by Adam, at a rate of their own; the rest by the configured method."""
+        mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
+        own = {id(p) for p in mixtures}
+        rest = [p for p in self.policy.parameters() if id(p) not in own]
+        soap = self.config.method == "soap"
+        groups = soap_groups(self.policy, rest) if soap else [{"params": rest}]
+        if mixtures:
+            factor = self.config.mixture_rate / self.config.warm_rate
+            groups.append({"params": mixtures, "factor": factor, "betas": _BETAS})
+        return SOAP(groups) if soap else torch.optim.Adam(groups, lr=1.0, betas=_BETAS)
+
+    def set_log_z(self, log_z: float) -> None:
+        """Begin from this log Z."""
+        with torch.no_grad():
+            self.log_z.fill_(log_z)
 
     def rate(self, done: int, total: int) -> float:
         """Share of the peak learning rate after `done` of `total` updates of a phase: a ramp, then a cosine."""
@@ -75,7 +110,8 @@ class Learner:
             self.log_z_optimiser.step()
         self._averaged_over += 1
         decay = min(self.config.ema, self._averaged_over / (10.0 + self._averaged_over))
-        torch._foreach_lerp_(self.averaged, [p.detach() for p in self.policy.parameters()], 1.0 - decay)
+        average, learning = list(self.averaged.parameters()), [p.detach() for p in self.policy.parameters()]
+        torch._foreach_lerp_(average, learning, 1.0 - decay)
 
     def _step(self, loss: Tensor, groups: list[tuple[torch.optim.Optimizer, nn.Module, float]], of: str) -> bool:
         if not bool(torch.isfinite(loss)):
@@ -96,51 +132,16 @@ class Learner:
             optimiser.step()
         return True
 
-    def log_twist(self, x: Tensor, n: int, log_r: Tensor | None = None) -> Tensor:
-        """log F_n(x), (B,), at the learnt log Z."""
+    def log_twist(self, x: Tensor, n: Steps, log_r: Tensor | None = None) -> Tensor:
+        """log F_n(x), (..., B), at the learnt log Z."""
         return self.twist(x, n, self.log_z.detach(), log_r)
-
-    def adopt_averaged(self) -> None:
-        """Put the averaged parameters in place, for good."""
-        self._swap(self.averaged, keep=False)
-
-    def _swap(self, values: list[Tensor], keep: bool) -> list[Tensor]:
-        parameters = list(self.policy.parameters())
-        before = [p.detach().clone() for p in parameters] if keep else []
-        with torch.no_grad():
-            for p, value in zip(parameters, values, strict=True):
-                p.copy_(value)
-        return before
-
-    def with_averaged(self, use: Callable[[Policy], object]) -> object:
-        """`use(policy)` with the averaged parameters in place; the learning ones come back afterwards."""
-        before = self._swap(self.averaged, keep=True)
-        try:
-            return use(self.policy)
-        finally:
-            self._swap(before, keep=False)
-
-    def accelerate(self, precision: str, compile: bool) -> None:
-        """Let the policy network train compiled and in the given precision; sampling stays eager, in float32."""
-        network = self.policy.network
-        fast = CompiledOrEager(network) if compile else network
-        if precision == "float32":
-            self.policy.training_network = fast if compile else None
-            return
-        device = self.log_z.device.type
-
-        def reduced(features: Tensor, n) -> Tensor:
-            with torch.autocast(device, dtype=torch.bfloat16):
-                return fast(features, n).float()
-
-        self.policy.training_network = reduced
 
     def state_dict(self) -> dict:
         return {
             "policy": self.policy.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "twist": self.twist.state_dict(),
             "log_z": self.log_z.detach(),
-            "averaged": self.averaged,
             "averaged_over": self._averaged_over,
             "skipped": dict(self.skipped),
             "policy_optimiser": self.policy_optimiser.state_dict(),
@@ -149,19 +150,34 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.policy.load_state_dict(state["policy"])
-        self.twist.load_state_dict(state["twist"])
-        with torch.no_grad():
-            self.log_z.copy_(state["log_z"])
-        self.averaged = [value.to(self.log_z.device) for value in state["averaged"]]
-        self._averaged_over, self.skipped = state["averaged_over"], Counter(state["skipped"])
-        for name in ("policy_optimiser", "twist_optimiser", "log_z_optimiser"):
+        for name in ("policy", "averaged", "twist", "policy_optimiser", "twist_optimiser", "log_z_optimiser"):
             getattr(self, name).load_state_dict(state[name])
+        self.set_log_z(float(state["log_z"]))
+        self._averaged_over, self.skipped = state["averaged_over"], Counter(state["skipped"])
+
+
+def accelerator(
+    precision: str, compile: bool, device: str, say: Callable[[str], None]
+) -> Callable[[nn.Module], Network]:
+    """What makes a network train compiled and in the given precision; sampling stays eager, in float32."""
+
+    def accelerate(network: nn.Module) -> Network:
+        fast = CompiledOrEager(network, say) if compile else network.forward
+        if precision == "float32":
+            return fast
+
+        def reduced(x: Tensor, n: Steps) -> Tensor:
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+                return fast(x, n).float()
+
+        return reduced
+
+    return accelerate
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
 
 
 def faster_precision(device: str = "cpu") -> str:

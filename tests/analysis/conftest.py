@@ -10,7 +10,7 @@ import pytest
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import Reference, load_reference
-from molsampler.molecules.loading.load import find_system_folder
+from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.store.run_directory import RunDirectory
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molsampler.basis.space import MAX_CIRCLE_STD, Space, log_wrapped_normal, wrap_angle
+from molsampler.basis.space import FREQUENCY_RANGE, MAX_CIRCLE_STD, Line, Space, log_wrapped_normal, wrap_angle
 from tests.stochastic import assert_mean, seeded
 
 SPREADS = (1e-3, 0.02, 0.12, 0.5, 1.0, 2.0, 3.0, MAX_CIRCLE_STD)
@@ -62,23 +62,37 @@ def test_wrap():
     assert float(torch.sin(0.5 * (wrapped - torch.tensor(expected, dtype=torch.float64))).abs().max()) < 1e-6
     assert bool((wrapped.abs() <= math.pi + 1e-12).all())
     # a line coordinate is left alone
-    line, circle = Space(1, 1).wrap(torch.tensor([[7.0, 7.0]]))[0].tolist()
+    line, circle = Space.of(1, 1).wrap(torch.tensor([[7.0, 7.0]]))[0].tolist()
     assert line == 7.0 and circle == pytest.approx(7.0 - 2.0 * math.pi, abs=1e-6)
 
 
 def test_features_have_no_seam():
-    space = Space(2, 2)
+    space = Space.of(2, 2)
     below = torch.tensor([0.3, -1.0, math.pi - 1e-4, 0.5])
     above = torch.tensor([0.3, -1.0, -math.pi + 1e-4, 0.5])
     difference = (space.features(below) - space.features(above)).abs().max()
     assert float(difference) < 2e-3
-    assert space.features(below).shape == (space.n_features,)
+    assert space.features(below).shape == (space.n_features(),)
     # and they tell angles apart
     assert float((space.features(below) - space.features(torch.tensor([0.3, -1.0, 0.0, 0.5]))).abs().max()) > 1.0
 
 
+@pytest.mark.parametrize("space", [Space.of(3), Space.of(2, 2)])
+def test_fourier_features_of_the_line(space):
+    """The numbers, then sines, then cosines of each multiple, then what the circle gives without frequencies."""
+    x, d = space.sample_prior(7, seeded(0)), space.count(Line)
+    plain, found = space.features(x), space.features(x, 3)
+    assert found.shape == (7, space.n_features(3)) == (7, space.n_features() + 6 * d)
+    assert torch.equal(found[:, :d], x[:, :d]) and torch.equal(found[:, 7 * d :], plain[:, d:])
+    for k in (1, 2, 3):
+        angle = k * math.pi * x[:, :d] / (2.0 * FREQUENCY_RANGE)
+        torch.testing.assert_close(found[:, k * d : (k + 1) * d], angle.sin())
+        torch.testing.assert_close(found[:, (k + 3) * d : (k + 4) * d], angle.cos())
+    assert torch.equal(space.features(x, 0), plain)
+
+
 def test_sample_normal_has_its_moments():
-    space = Space(1, 2)
+    space = Space.of(1, 2)
     mean = torch.tensor([0.7, 3.0, -1.0])
     log_var = 2.0 * torch.tensor([0.4, 0.5, 2.0]).log()
     x = space.sample_normal(mean.expand(40_000, 3), log_var, seeded(1)).double()
@@ -92,7 +106,7 @@ def test_sample_normal_has_its_moments():
 
 
 def test_log_normal_is_the_sum_of_its_coordinates():
-    space = Space(2, 1)
+    space = Space.of(2, 1)
     x, mean = torch.randn(5, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
     log_var = torch.tensor([-1.0, 0.5, -3.0])
     line = torch.distributions.Normal(mean[:, :2], (0.5 * log_var[:2]).exp()).log_prob(x[:, :2]).sum(-1)
@@ -101,7 +115,7 @@ def test_log_normal_is_the_sum_of_its_coordinates():
 
 
 def test_prior_is_normalised_and_sampled():
-    space = Space(1, 1)
+    space = Space.of(1, 1)
     grid = torch.linspace(-9.0, 9.0, 1801, dtype=torch.float64)
     x = torch.stack([grid, torch.zeros_like(grid)], 1)
     integral = space.log_prior(x).exp().sum() * 0.01 * 2.0 * math.pi

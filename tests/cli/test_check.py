@@ -21,7 +21,6 @@ from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.new_system import Request, make_system
 from molsampler.preparation.check import _conformations_per_second, understand
-from molsampler.runs.presets import preset
 from tests.molecules.energy.energy_cases import molecule
 from tests.molecules.structures import FORCE_FIELD, capped_segment
 
@@ -77,14 +76,14 @@ def test_the_harmonic_standardisation_makes_the_energy_half_a_square(aldp):
     """With the soft torsions held, U - U_min = RT z^2 / 2 to second order: checked along single coordinates."""
     mol, chart = aldp.molecule, aldp.chart
     x, energy = nearest_minimum(mol.system, mol.positions)
-    z = chart.from_cartesian(torch.from_numpy(x)[None])
+    z = chart.to_standard(torch.from_numpy(x)[None])
     np.testing.assert_allclose(z[0, : chart.n_stiff].numpy(), 0.0, atol=1e-6)
     for k in (0, 25, 45, 54):
         ends = []
         for size in (-0.1, 0.1):
             at = z.clone()
             at[0, k] += size
-            ends.append(potential_energy(mol.system, chart.to_cartesian(at)[0][0].numpy()) - energy)
+            ends.append(potential_energy(mol.system, chart.to_natural(at)[0][0].numpy()) - energy)
         assert np.mean(ends) * mol.beta == pytest.approx(0.5 * 0.1**2, rel=0.05), chart.names[k]
 
 
@@ -118,7 +117,7 @@ def test_the_same_question_has_the_same_answer(aldp):
 
 
 def test_what_is_printed_holds_what_was_found(aldp):
-    text = "\n".join(describe(aldp, preset("cpu")))
+    text = "\n".join(describe(aldp, "cpu"))
     for words in (
         "aldp: 22 atoms, 21 bonds, charge +0 e, 300 K, implicit solvent (CustomGBForce)",
         "residues: ACE ALA NME",
@@ -128,11 +127,26 @@ def test_what_is_printed_holds_what_was_found(aldp):
         "    psi   ALA2-N ALA2-CA ALA2-C NME3-N",
         "source: openmmtools' AlanineDipeptideImplicit",
         f"{aldp.energies.total:.3f} kJ/mol",
-        "24 steps, 15 minutes",
+        "schedule (preset cpu): 24 steps, 15 minutes of training",
         "no warnings",
     ):
         assert words in text, words
     assert text.count("    rotor ") == 3
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("long", "schedule (preset long): 24 steps, 60 minutes of training, of these 75% denoising; 10,000 samples"),
+        ("paper", "schedule (preset paper): 128 steps, 240 minutes of training"),
+        ("smoke", "schedule (preset smoke): 12 steps, 60 updates of denoising and 40 of balance; 512 samples"),
+    ],
+)
+def test_the_schedule_told_is_that_of_the_preset(aldp, preset, words, monkeypatch, capsys):
+    monkeypatch.setattr("molsampler.preparation.check.understand", lambda system, platform, device: aldp)
+    assert cli.main(["check", "aldp", "--preset", preset]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("schedule")]
+    assert words in line
 
 
 @pytest.mark.usefixtures("no_stopwatch")
@@ -147,7 +161,7 @@ def test_a_molecule_without_a_minimum_gets_a_warning_and_no_standardisation(aldp
     found = understand("aldp")
     assert found.standardisation is None
     assert any("does not relax to a minimum" in warning for warning in found.warnings)
-    assert "condition number" not in "\n".join(describe(found, preset("cpu")))
+    assert "condition number" not in "\n".join(describe(found, "cpu"))
 
 
 @pytest.mark.usefixtures("no_stopwatch")

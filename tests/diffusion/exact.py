@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from molsampler.diffusion.policy import Policy, PolicyConfig
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig, Steps, rows
+from molsampler.basis.space import Circle, Line
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess, Steps, rows
 from tests.stochastic import seeded
 from tests.targets.analytic import Gaussian
 
 
-class ExactReversal(Policy):
+class ExactReversal(DiffusionPolicy):
     """For data N(mean, diag std^2) on the line and uniform angles, in float64.
 
     slope, bias, log_var : (N, D) parameters; the drift is slope x + bias with f_n = grad log (p_n / p_ref)
@@ -22,7 +24,7 @@ class ExactReversal(Policy):
         super().__init__(NoisingProcess(target.space, schedule), PolicyConfig(4, 1), seeded(0))
         self.double()
         scale, var = self.process.backward_scale, self.process.backward_log_var.exp()
-        line = target.space.n_line
+        line = target.space.count(Line)
         means, variances = [target.mean.double()], [target.std.double().square()]
         for a, tau in zip(scale[:, :line].flip(0), var[:, :line].flip(0), strict=True):
             means.append(a * means[-1])
@@ -41,15 +43,15 @@ class ExactReversal(Policy):
 
     def log_marginal(self, x: Tensor, n: int) -> Tensor:
         """log density (B,) of the noised data at step n."""
-        line, circle = self.space.split(x)
+        line = x[..., : self.space.count(Line)]
         log_p = torch.distributions.Normal(self.marginal_mean[n], self.marginal_var[n].sqrt()).log_prob(line).sum(-1)
-        return log_p - circle.shape[-1] * torch.log(torch.tensor(2.0 * torch.pi, dtype=torch.float64))
+        return log_p - self.space.count(Circle) * torch.log(torch.tensor(2.0 * torch.pi, dtype=torch.float64))
 
     @torch.no_grad()
     def walk(self, n: int, generator: torch.Generator) -> Tensor:
         """States (N+1, n, D) of trajectories that start from the noised data's own density instead of the prior."""
         x = self.space.sample_prior(n, generator, dtype=torch.float64)
-        line = self.space.n_line
+        line = self.space.count(Line)
         x[:, :line] = self.marginal_mean[0] + self.marginal_var[0].sqrt() * x[:, :line]
         states = [x]
         for k in range(self.process.n_steps):

@@ -10,15 +10,16 @@ import torch
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.space import Space
-from molsampler.diffusion.policy import Policy, PolicyConfig
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.diffusion.twist import Twist, TwistConfig
-from molsampler.smc.sampler import SMCConfig, run_smc
+from molsampler.smc.sampler import SMCConfig, SMCPass
 from tests.stochastic import assert_mean, seeded
 
-SPACE = Space(2)
-SCHEDULES = [ScheduleConfig(8, "brownian"), ScheduleConfig(5, "brownian", line_power=1.6)]
+SPACE = Space.of(2)
+SCHEDULES = [ScheduleConfig(8, process="brownian"), ScheduleConfig(5, process="brownian", line_power=1.6)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -50,7 +51,7 @@ def test_paths_start_at_zero_and_the_prior_is_that_point():
 def test_untrained_policy_is_exact_on_a_standard_normal():
     """Brownian motion ends in N(0, 1): every weight is Z, whichever way the paths were made, in one call or step by
     step."""
-    policy = Policy(NoisingProcess(SPACE, SCHEDULES[1]), PolicyConfig(8, 2), seeded(0))
+    policy = DiffusionPolicy(NoisingProcess(SPACE, SCHEDULES[1]), PolicyConfig(8, 2), seeded(0))
     path, log_ratio = rollout(policy, 300, seeded(1))
     log_r = SPACE.log_prior(path[-1]) + 0.4
     torch.testing.assert_close(log_r - log_ratio, torch.full((300,), 0.4), rtol=0.0, atol=1e-4)
@@ -62,10 +63,10 @@ def test_untrained_policy_is_exact_on_a_standard_normal():
 
 def test_drift_of_shifted_data_is_exact():
     """For data N(m, 1) the drift is m at every step, from 0 on."""
-    policy = Policy(NoisingProcess(SPACE, SCHEDULES[0]), PolicyConfig(8, 2), seeded(0))
+    policy = DiffusionPolicy(NoisingProcess(SPACE, SCHEDULES[0]), PolicyConfig(8, 2), seeded(0))
     m = torch.tensor([0.7, -0.4])
     with torch.no_grad():
-        policy.network.last_bias[:, :2] = m
+        policy.network.mlp.last_bias[:, :2] = m
     path, log_ratio = rollout(policy, 300, seeded(1))
     log_r = SPACE.log_prior(path[-1] - m)
     assert float((log_r - log_ratio).abs().max()) < 1e-4
@@ -75,18 +76,18 @@ def test_smc_starts_from_the_point_and_is_unbiased():
     """N(m, s^2) with an untrained policy and a twist of random output: the mean of Z over 64 runs is right."""
     process = NoisingProcess(SPACE, SCHEDULES[0])
     policy, twist = (
-        Policy(process, PolicyConfig(8, 2), seeded(0)),
+        DiffusionPolicy(process, PolicyConfig(8, 2), seeded(0)),
         Twist(process, TwistConfig(8, 2), seeded(1)),
     )
     with torch.no_grad():
-        twist.network.last_bias.copy_(0.3 * torch.randn(twist.network.last_bias.shape, generator=seeded(2)))
+        twist.network.mlp.last_bias.copy_(0.3 * torch.randn(twist.network.mlp.last_bias.shape, generator=seeded(2)))
     generator = seeded(3)
 
     def log_prob(x: torch.Tensor) -> torch.Tensor:
         return SPACE.log_prior((x - 0.3) / 0.8) - 2.0 * math.log(0.8) + 1.1
 
     config, zero = SMCConfig(chunk=2, kappa=1.1), torch.zeros(())
-    runs = [run_smc(policy, lambda x, n: twist(x, n, zero), log_prob, 256, config, generator) for _ in range(64)]
+    runs = [SMCPass(policy, lambda x, n: twist(x, n, zero), log_prob, 256, config, generator).run() for _ in range(64)]
     assert all(info.resampled_at == [2, 4, 6] for _, info in runs)
     z = torch.tensor([LogWeights(particles.log_w).log_mean - 1.1 for particles, _ in runs]).exp()
     assert_mean(z, 1.0)
@@ -94,4 +95,4 @@ def test_smc_starts_from_the_point_and_is_unbiased():
 
 def test_angles_are_refused():
     with pytest.raises(InputError, match="3 angles"):
-        NoisingProcess(Space(2, 3), SCHEDULES[0])
+        NoisingProcess(Space.of(2, 3), SCHEDULES[0])

@@ -8,29 +8,30 @@ import torch
 
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.space import MAX_CIRCLE_STD, Space
-from molsampler.diffusion.policy import Policy, PolicyConfig
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.training.objectives import trajectory_balance
 from tests.diffusion.exact import ExactReversal
 from tests.stochastic import seeded
 from tests.targets.analytic import Gaussian
 
-SPACE = Space(3, 2)
+SPACE = Space.of(3, 2)
 TARGET = Gaussian(
     torch.tensor([0.7, -1.2, 0.1], dtype=torch.float64), torch.tensor([0.5, 1.6, 1.0], dtype=torch.float64), 2, 1.3
 )
 
 
-def untrained(space: Space = SPACE, n_steps: int = 24, **config) -> Policy:
-    return Policy(NoisingProcess(space, ScheduleConfig(n_steps)), PolicyConfig(16, 2, **config), seeded(0))
+def untrained(space: Space = SPACE, n_steps: int = 24, **config) -> DiffusionPolicy:
+    return DiffusionPolicy(NoisingProcess(space, ScheduleConfig(n_steps)), PolicyConfig(16, 2, **config), seeded(0))
 
 
-def stirred(policy: Policy, size: float) -> Policy:
+def stirred(policy: DiffusionPolicy, size: float) -> DiffusionPolicy:
     """The same policy with random output layers."""
     generator = seeded(1)
     with torch.no_grad():
-        for p in (policy.network.last.weight, policy.network.last_bias, policy.network.shift):
+        for p in (policy.network.mlp.last.weight, policy.network.mlp.last_bias, policy.network.mlp.shift):
             p.copy_(size * torch.randn(p.shape, generator=generator))
     return policy
 
@@ -43,8 +44,9 @@ def test_zero_output_is_the_reversal_of_the_reference():
     policy = untrained()
     x = states()
     for n in (0, 11, 23):
-        a = float(policy.process.signal[n] / policy.process.signal[n + 1])
-        var = float(policy.process.sigma[n] ** 2 - policy.process.sigma[n + 1] ** 2)
+        a = float(policy.process.marginal_scale[n, 0] / policy.process.marginal_scale[n + 1, 0])
+        sigma = policy.process.marginal_std[:, 3]
+        var = float(sigma[n] ** 2 - sigma[n + 1] ** 2)
         mean, log_var = policy(x, n)
         torch.testing.assert_close(mean[:, :3], a * x[:, :3], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(mean[:, 3:], x[:, 3:])
@@ -55,7 +57,7 @@ def test_zero_output_is_the_reversal_of_the_reference():
 @pytest.mark.parametrize("schedule", [ScheduleConfig(), ScheduleConfig(n_steps=128), ScheduleConfig(8, line_power=2.0)])
 def test_untrained_policy_is_exact_on_the_reference(schedule):
     """N(0, I) x uniform with the Ornstein-Uhlenbeck process: TB loss 0 and ESS 1, whatever the schedule."""
-    policy = Policy(NoisingProcess(SPACE, schedule), PolicyConfig(16, 2), seeded(0))
+    policy = DiffusionPolicy(NoisingProcess(SPACE, schedule), PolicyConfig(16, 2), seeded(0))
     path, log_ratio = rollout(policy, 256, seeded(3))
     log_r = SPACE.log_prior(path[-1]) + 0.9
     trajectories = score_states(policy, path, log_r)

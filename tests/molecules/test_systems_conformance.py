@@ -20,8 +20,6 @@ from torch import Tensor
 
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import dihedral, wrap
-from molsampler.molecules.coordinates.soft import ring_bonds
-from molsampler.molecules.coordinates.stereo import amide_quadruples
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
@@ -126,17 +124,17 @@ def coordinates_are_3n_minus_6(case: Case) -> None:
 
 def round_trips(case: Case) -> None:
     x, chart = case.frames, case.chart
-    z = chart.from_cartesian(x)
-    y, _ = chart.to_cartesian(z)
+    z = chart.to_standard(x)
+    y, _ = chart.to_natural(z)
     assert aligned_error(y, x) < 1e-9
-    difference = chart.from_cartesian(y) - z
+    difference = chart.to_standard(y) - z
     assert float(difference[:, : chart.n_stiff].abs().max()) < 1e-6
     assert bool((wrap(difference[:, chart.n_stiff :]).abs() < 1e-9).all())
 
 
 def energies_survive_the_round_trip(case: Case) -> None:
     x = case.frames[::7]
-    y, _ = case.chart.to_cartesian(case.chart.from_cartesian(x))
+    y, _ = case.chart.to_natural(case.chart.to_standard(x))
     energy = case.energy.energy(y)
     assert float((energy - case.energy.energy(x)).abs().max()) < 1e-5
     assert energy[:2].numpy() == pytest.approx(reference(case.molecule, x[:2])[0], abs=1e-5)
@@ -148,12 +146,12 @@ def log_det_is_that_of_the_inverse_map(case: Case) -> None:
     K^T B^T = 0, so the columns of B^+ are what z moves without rigid motion: nothing here places an atom.
     """
     x = case.frames[0]
-    b = torch.autograd.functional.jacobian(lambda p: case.chart.from_cartesian(p[None])[0], x).flatten(1)
+    b = torch.autograd.functional.jacobian(lambda p: case.chart.to_standard(p[None])[0], x).flatten(1)
     unit = torch.eye(3, dtype=torch.float64)[:, None].expand(-1, len(x), -1)  # (3, N, 3)
     k = torch.cat([unit, torch.linalg.cross(unit, (x - x.mean(0)).expand(3, -1, -1))]).flatten(1)
     assert float((b @ k.T).abs().max()) < 1e-6 * float(b.abs().max())
     expected = 0.5 * (torch.linalg.slogdet(k @ k.T)[1] - torch.linalg.slogdet(b @ b.T)[1])
-    _, log_det = case.chart.to_cartesian(case.chart.from_cartesian(x[None]))
+    _, log_det = case.chart.to_natural(case.chart.to_standard(x[None]))
     assert float(log_det) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -183,11 +181,11 @@ def soft_axes(name: str, residue: app.topology.Residue, capped: bool) -> list[fr
 def stereochemistry_is_kept_at_600_kelvin(case: Case) -> None:
     """Every frame is on the support, its mirror image is not, nor is it with an amide turned over."""
     x, chart = case.frames, case.chart
-    assert bool(chart.inside(chart.from_cartesian(x), x).all())
+    assert bool(chart.inside(chart.to_standard(x), x).all())
     assert not bool(chart.stereo.matches(-x).any())
-    amides = [frozenset(quadruple[1:3]) for quadruple in amide_quadruples(case.molecule)]
+    amides = [frozenset(quadruple[1:3]) for quadruple in case.molecule.graph.amides]
     assert len(amides) == len(chart.stereo.amides) == amides_expected(case.molecule)
-    rings = {frozenset(bond) for bond in ring_bonds(case.molecule)}
+    rings = {frozenset(bond) for bond in case.molecule.graph.ring_bonds}
     bonds, angles, torsions = chart.internal.to_internal(x[:4])
     for k, row in enumerate(chart.zmatrix.torsion_atoms.tolist()):
         axis = frozenset(row[1:3])
@@ -210,7 +208,7 @@ def amides_expected(mol: Molecule) -> int:
 def standardised_coordinates_are_well_conditioned(case: Case) -> None:
     chart = case.chart
     assert 1.0 < chart.condition_number < 5e3
-    z = chart.from_cartesian(case.frames)[:, : chart.n_stiff]
+    z = chart.to_standard(case.frames)[:, : chart.n_stiff]
     assert float((torch.cov(z.T, correction=0) - torch.eye(chart.n_stiff)).abs().max()) < 1e-6
     assert float(z.abs().max()) < 12.0
 
@@ -281,7 +279,7 @@ def test_chi1_is_measured_from_n_or_a_fixed_angle_off():
     generator = torch.Generator().manual_seed(2)
     line = torch.randn(200, chart.n_stiff, generator=generator, dtype=torch.float64)
     circle = torch.pi * (1 - 2 * torch.rand(200, chart.n_soft, generator=generator, dtype=torch.float64))
-    x, _ = chart.to_cartesian(torch.cat([line, circle], dim=1))
+    x, _ = chart.to_natural(torch.cat([line, circle], dim=1))
     offsets = []
     for residue in mol.topology.residues():
         named = {atom.name: atom.index for atom in residue.atoms()}

@@ -87,7 +87,7 @@ def test_zero_weights_of_the_prior_are_part_of_z():
 
 
 def test_the_prior_itself_needs_one_temperature():
-    space = Space(2, 1)
+    space = Space.of(2, 1)
 
     def prior(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return space.log_prior(x) + 0.5, torch.cat([-x[:, :2], torch.zeros(len(x), 1)], 1)

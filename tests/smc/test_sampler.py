@@ -1,4 +1,4 @@
-"""run_smc on R x T against known normalisations, with policies and twists that are deliberately bad."""
+"""SMC passes on R x T against known normalisations, with policies and twists that are deliberately bad."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from molsampler.diffusion.policy import Policy, PolicyConfig
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.diffusion.trajectories import rollout
-from molsampler.smc import sampler
-from molsampler.smc.sampler import SMCConfig, run_smc
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess
+from molsampler.diffusion.trajectories import rollout, score_states
+from molsampler.smc.sampler import SMCConfig, SMCPass
 from tests.diffusion.exact import ExactReversal
 from tests.stochastic import assert_mean, seeded, standard_errors
 from tests.targets.analytic import Gaussian, TwoWells
@@ -20,13 +20,13 @@ TARGET = TwoWells(log_z=0.4)
 HALF = TwoWells(log_z=0.4, wall=-0.5)  # R = 0 on a half space that holds half of the mass
 
 
-def bad_policy(n_steps: int = 4) -> Policy:
+def bad_policy(n_steps: int = 4) -> DiffusionPolicy:
     """A policy that drifts the wrong way by random amounts, with kernels that are too wide: finite variance."""
     process = NoisingProcess(TARGET.space, ScheduleConfig(n_steps, circle_min=0.8))
-    policy = Policy(process, PolicyConfig(8, 2, log_var_range=1.0), seeded(0))
+    policy = DiffusionPolicy(process, PolicyConfig(8, 2, log_var_range=1.0), seeded(0))
     with torch.no_grad():
-        policy.network.last.weight.copy_(0.15 * torch.randn(4, 8, generator=seeded(1)))
-        policy.network.last_bias[:, 2:] = 0.8
+        policy.network.mlp.last.weight.copy_(0.15 * torch.randn(4, 8, generator=seeded(1)))
+        policy.network.mlp.last_bias[:, 2:] = 0.8
     return policy
 
 
@@ -48,14 +48,14 @@ CASES = {
     ("name", "target"), [*((name, HALF) for name in CASES), ("tempering", TARGET)], ids=[*CASES, "tempering, no zeros"]
 )
 def test_estimate_of_z_is_unbiased(name, target):
-    """The mean over 100 runs of 320 particles is Z within 4.5 standard errors (Student's t with 99 degrees of freedom,
-    by chance beyond: 2e-5 a mean), and so are the unnormalised means of two functions on the target."""
+    """The mean over 100 passes of 320 particles is Z within 4.5 standard errors (Student's t with 99 degrees of
+    freedom: 2e-5 a mean by chance), and so are the unnormalised means of two functions on the target."""
     config, policy, generator = CASES[name], bad_policy(), seeded(2)
     exact = target.sample(seeded(3), 200_000).double()
     moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)
     estimates, resampled, zeros = [], 0, 0
     for _ in range(100):
-        particles, info = run_smc(policy, bad_twist, target.log_prob, 320, config, generator)
+        particles, info = SMCPass(policy, bad_twist, target.log_prob, 320, config, generator).run()
         w = particles.weights.log_w.exp()
         f = torch.stack([torch.ones_like(w), particles.x[:, 0], particles.x[:, 1].cos()], 1)
         estimates.append((w[:, None] * f).mean(0))
@@ -71,33 +71,33 @@ def test_estimate_of_z_is_unbiased(name, target):
     assert (zeros > 100) == (target is HALF)
 
 
-def test_a_bias_would_be_seen(monkeypatch):
-    """The same runs with every resampled weight set to one, instead of w / (K a): far out."""
-    resample = sampler._resample
+class Forgetful(SMCPass):
+    """Sets every resampled weight to one, instead of w / (K a)."""
 
-    def forgetful(*args):
-        kept, picked, info = resample(*args)
-        return (kept if picked is None else torch.zeros_like(kept)), picked, info
+    def _resample(self) -> None:
+        super()._resample()
+        if self.info.exponents[-1] is not None:
+            self.log_w = torch.zeros_like(self.log_w)
 
-    monkeypatch.setattr(sampler, "_resample", forgetful)
-    policy, generator, values = bad_policy(), seeded(2), []
+
+def test_a_bias_would_be_seen():
+    """The same passes with forgotten weights: far out."""
+    policy, generator, config, values = bad_policy(), seeded(2), CASES["always resampling"], []
     for _ in range(60):
-        particles, _ = run_smc(
-            policy, lambda x, n: bad_twist(x, n) + 4.0 * n, TARGET.log_prob, 40, CASES["always resampling"], generator
-        )
-        values.append(particles.log_w.exp().mean())
+        one = Forgetful(policy, lambda x, n: bad_twist(x, n) + 4.0 * n, TARGET.log_prob, 40, config, generator)
+        values.append(one.run()[0].log_w.exp().mean())
     assert abs(float(standard_errors(torch.stack(values), math.exp(TARGET.log_z)))) > 10.0
 
 
 def test_without_resampling_it_is_importance_sampling_for_every_twist():
     policy = bad_policy()
-    particles, info = run_smc(policy, bad_twist, HALF.log_prob, 200, SMCConfig(chunk=2, kappa=0.0), seeded(5))
+    particles, info = SMCPass(policy, bad_twist, HALF.log_prob, 200, SMCConfig(chunk=2, kappa=0.0), seeded(5)).run()
     path, log_ratio = rollout(policy, 200, seeded(5))
     torch.testing.assert_close(particles.x, path[-1])
     torch.testing.assert_close(particles.log_r, HALF.log_prob(path[-1]))
     expected = (HALF.log_prob(path[-1]) - log_ratio).double()
     torch.testing.assert_close(particles.log_w, expected, rtol=1e-4, atol=1e-4)
-    assert info.resampled_at == [] and info.steps == [2] and info.exponents == [None]
+    assert info.resampled_at == [] and info.steps == [2, 4] and info.exponents == [None, None]
     # an ancestor whose only descendant has weight zero has none
     assert info.distinct_ancestors == int((expected > -torch.inf).sum()) < 200
 
@@ -109,8 +109,8 @@ def test_exact_policy_and_twist_give_equal_weights():
     def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
         return 0.8 + policy.log_marginal(x, n)
 
-    particles, info = run_smc(policy, log_twist, target.log_prob, 64, SMCConfig(2, 0.2, 0.05), seeded(6))
-    assert info.resampled_at == [] and info.steps == [2, 4, 6]
+    particles, info = SMCPass(policy, log_twist, target.log_prob, 64, SMCConfig(2, 0.2, 0.05), seeded(6)).run()
+    assert info.resampled_at == [] and info.steps == [2, 4, 6, 8]
     assert min(info.ess) > 0.999 and particles.weights.ess_fraction > 0.999
     assert particles.weights.log_mean == pytest.approx(0.8, abs=1e-3)
 
@@ -118,10 +118,11 @@ def test_exact_policy_and_twist_give_equal_weights():
 def test_resampling_is_recorded_with_its_exponent():
     policy = bad_policy(8)
     always = SMCConfig(chunk=2, kappa=1.1, gamma=0.5)
-    particles, info = run_smc(policy, bad_twist, TARGET.log_prob, 50, always, seeded(7))
-    assert info.steps == info.resampled_at == [2, 4, 6]
-    assert len(info.ess) == 3 and all(0.0 < ess <= 1.0 for ess in info.ess)
-    for ess, exponent in zip(info.ess, info.exponents, strict=True):
+    particles, info = SMCPass(policy, bad_twist, TARGET.log_prob, 50, always, seeded(7)).run()
+    assert info.steps == [2, 4, 6, 8] and info.resampled_at == [2, 4, 6]
+    assert len(info.ess) == 4 and all(0.0 < ess <= 1.0 for ess in info.ess)
+    assert info.ess[-1] == particles.weights.ess_fraction and info.exponents[-1] is None  # never at the data
+    for ess, exponent in zip(info.ess[:3], info.exponents[:3], strict=True):
         assert (exponent == 1.0) == (ess >= 0.5)
     assert 1 <= info.distinct_ancestors < 50
     # one boundary only: the twist is flat but at n = 4
@@ -130,7 +131,7 @@ def test_resampling_is_recorded_with_its_exponent():
     def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
         return policy.space.log_prior(x) - (40.0 * x[:, 0].square() if n == 4 else 0.0)
 
-    _, info = run_smc(policy, log_twist, TARGET.log_prob, 50, peaked, seeded(8))
+    _, info = SMCPass(policy, log_twist, TARGET.log_prob, 50, peaked, seeded(8)).run()
     assert 4 in info.resampled_at and 2 not in info.resampled_at
 
 
@@ -143,25 +144,70 @@ def test_distinct_ancestors_and_the_total_weight():
     def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
         return -1e6 * (x - kept).square().sum(-1)
 
-    particles, info = run_smc(policy, log_twist, TARGET.log_prob, 30, SMCConfig(1, 0.5, 0.0), seeded(9))
-    assert info.resampled_at == [1] and info.exponents == [1.0] and info.distinct_ancestors == 1
+    particles, info = SMCPass(policy, log_twist, TARGET.log_prob, 30, SMCConfig(1, 0.5, 0.0), seeded(9)).run()
+    assert info.resampled_at == [1] and info.exponents == [1.0, None] and info.distinct_ancestors == 1
     assert len(particles.x.unique(dim=0)) == 30  # one parent, thirty different steps
 
 
 def test_collapsed_particles_do_not_stop_a_run():
     policy = bad_policy(4)
     nowhere = lambda x: torch.full((len(x),), -torch.inf)  # noqa: E731
-    particles, info = run_smc(policy, bad_twist, nowhere, 20, SMCConfig(2, 1.1, 0.05), seeded(10))
+    particles, info = SMCPass(policy, bad_twist, nowhere, 20, SMCConfig(2, 1.1, 0.05), seeded(10)).run()
     assert particles.weights.collapsed and particles.weights.log_mean == -math.inf
     assert info.distinct_ancestors == 0
 
 
-def test_chunk_must_divide_the_steps():
-    with pytest.raises(ValueError, match="chunk of 3 steps does not divide the 4 steps"):
-        run_smc(bad_policy(4), bad_twist, TARGET.log_prob, 8, SMCConfig(chunk=3), seeded(0))
+def test_a_chunk_that_does_not_divide_the_steps_leaves_a_shorter_one_at_the_end():
+    """A configuration refuses it (`TrainConfig.check`); a pass walks it all the same, to the data."""
+    policy = bad_policy(4)
+    particles, info = SMCPass(policy, bad_twist, TARGET.log_prob, 8, SMCConfig(chunk=3, kappa=0.0), seeded(0)).run()
+    path, log_ratio = rollout(policy, 8, seeded(0))
+    assert info.steps == [3, 4] and torch.equal(particles.x, path[-1])
+    expected = (TARGET.log_prob(path[-1]) - log_ratio).double()
+    torch.testing.assert_close(particles.log_w, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_pass_can_be_walked_step_by_step(name):
+    """Between two steps the pass says where its particles are; at the end it is what `run` gives."""
+    config, policy = CASES[name], bad_policy()
+    whole, told = SMCPass(policy, bad_twist, HALF.log_prob, 60, config, seeded(12)).run()
+    one = SMCPass(policy, bad_twist, HALF.log_prob, 60, config, seeded(12))
+    torch.testing.assert_close(one.x, policy.process.sample_prior(60, seeded(12)))
+    torch.testing.assert_close(one.log_f, policy.process.log_prior(one.x))
+    assert one.n == 0 and bool((one.log_w == 0.0).all()) and one.info.steps == []
+    for k, end in enumerate(range(config.chunk, 5, config.chunk), start=1):
+        assert not one.done
+        one.step()
+        assert one.n == end and one.info.steps == told.steps[:k] and one.info.ess == told.ess[:k]
+        at_end = HALF.log_prob(one.x) if end == 4 else bad_twist(one.x, end)
+        torch.testing.assert_close(one.log_f, at_end)
+    assert one.done and torch.equal(one.x, whole.x) and torch.equal(one.log_w, whole.log_w)
+    again, info = one.run()  # nothing is left to walk
+    assert torch.equal(again.log_w, whole.log_w) and torch.equal(again.log_r, whole.log_r)
+    assert info.exponents == told.exponents and info.distinct_ancestors == told.distinct_ancestors
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_increments_add_up_to_the_weights_where_nothing_is_resampled(chunk):
+    """One entry a chunk, of every particle: log F_end - log F_start - sum (log p_F - log p_B) of its own path."""
+    policy = bad_policy()
+    config = SMCConfig(chunk=chunk, kappa=0.0)
+    particles, info = SMCPass(policy, bad_twist, HALF.log_prob, 50, config, seeded(13)).run()
+    assert len(info.increments) == len(info.steps) == len(info.ess) == 4 // chunk
+    assert all(step.shape == (50,) and step.dtype == torch.float64 for step in info.increments)
+    torch.testing.assert_close(torch.stack(info.increments).sum(0), particles.log_w)
+    path, _ = rollout(policy, 50, seeded(13))
+    t = score_states(policy, path, HALF.log_prob(path[-1]))
+    ends = tuple(range(chunk, 4, chunk))
+    log_f = torch.stack([bad_twist(path[n], n) for n in ends]) if ends else None
+    t = t.with_flow(ends, log_f)
+    flow = t.flow(torch.zeros(()))
+    expected = (flow[1:] - flow[:-1] - t.by_chunk()).double().detach()
+    torch.testing.assert_close(torch.stack(info.increments), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_seed_gives_the_same_run():
     policy, config = bad_policy(), CASES["tempering"]
-    one, two = (run_smc(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11))[0] for _ in range(2))
+    one, two = (SMCPass(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11)).run()[0] for _ in range(2))
     assert torch.equal(one.x, two.x) and torch.equal(one.log_w, two.log_w)

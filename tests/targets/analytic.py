@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from molsampler.basis.space import Space
+from molsampler.basis.space import Circle, Line, Space
 from molsampler.targets.target import Target
 
 
@@ -33,16 +33,16 @@ class Gaussian(Target):
     def __init__(self, mean: Tensor, std: Tensor, n_circle: int = 0, log_z: float = 0.0) -> None:
         super().__init__()
         self.mean, self.std, self.log_z = mean, std, log_z
-        self.space = Space(len(mean), n_circle)
+        self.space = Space.of(len(mean), n_circle)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        line, _ = self.space.split(x)
+        line = x[..., : self.space.count(Line)]
         log_p = -0.5 * ((line - self.mean) / self.std).square().sum(-1) - self.std.log().sum()
-        return log_p + self.log_z - (0.5 * self.space.n_line + self.space.n_circle) * math.log(2.0 * math.pi)
+        return log_p + self.log_z - (0.5 * self.space.count(Line) + self.space.count(Circle)) * math.log(2.0 * math.pi)
 
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         x = self.space.sample_prior(n, generator, dtype=self.mean.dtype)
-        x[:, : self.space.n_line] = self.mean + self.std * x[:, : self.space.n_line]
+        x[:, : self.space.count(Line)] = self.mean + self.std * x[:, : self.space.count(Line)]
         return x
 
 
@@ -57,7 +57,7 @@ class TwoWells(Target):
     def __init__(self, log_z: float = 0.0, wall: float = -math.inf) -> None:
         super().__init__()
         self.scale, self.wall = log_z, wall
-        self.space = Space(1, 1)
+        self.space = Space.of(1, 1)
         kept = [
             share * 0.5 * math.erfc((wall - m) / (s * math.sqrt(2.0)))
             for share, (m, _), (s, _) in zip(self.share, self.centre, self.spread, strict=True)
@@ -94,7 +94,7 @@ class Skewed(Target):
     def __init__(self, a: float = 2.0, kappa: float = 2.0) -> None:
         super().__init__()
         self.a, self.kappa = a, kappa
-        self.space = Space(1, 1)
+        self.space = Space.of(1, 1)
         bessel = kappa + float(torch.special.i0e(torch.tensor(kappa, dtype=torch.float64)).log())
         self.log_z = math.lgamma(a) + math.log(2.0 * math.pi) + bessel
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.space import Line
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.targets.molecule import MoleculeTarget
@@ -48,14 +49,14 @@ def target(request) -> Target:
 def inside(target: Target, n: int = 6) -> torch.Tensor:
     """(n, D) float64 points of the support."""
     if isinstance(target, MoleculeTarget):
-        return target.chart.from_cartesian(chart_cases.langevin_frames()[:: 200 // n][:n])
+        return target.coordinates.to_standard(chart_cases.langevin_frames()[:: 200 // n][:n])
     return target.sample(seeded(0), n).double()
 
 
 def outside(target: Target) -> torch.Tensor:
     """Points off the support of the two that are zero somewhere."""
     if isinstance(target, MoleculeTarget):
-        return target.chart.from_cartesian(-chart_cases.langevin_frames()[:3])  # mirror images
+        return target.coordinates.to_standard(-chart_cases.langevin_frames()[:3])  # mirror images
     return torch.tensor([[-0.6, 0.0], [-50.0, 3.0]], dtype=torch.float64)
 
 
@@ -100,7 +101,7 @@ def test_score_by_finite_differences(target):
 def test_angles_are_periodic(target):
     x = inside(target)
     turned = x.clone()
-    turned[:, target.space.n_line :] += 2.0 * math.pi
+    turned[:, target.space.count(Line) :] += 2.0 * math.pi
     log_r, score = target.log_prob_and_score(x)
     again, score_again = target.log_prob_and_score(turned)
     torch.testing.assert_close(again, log_r)
@@ -138,7 +139,7 @@ def test_log_z_by_quadrature(name):
 def test_samples_follow_the_density(name):
     """Importance sampling from a wide Gaussian gives the same moments as `sample`, and Stein's identity holds."""
     target = MAKE[name]()
-    n_line = target.space.n_line
+    n_line = target.space.count(Line)
     x = target.sample(seeded(1), 40_000)
     assert x.shape == (40_000, target.space.dim)
     y = target.space.sample_prior(100_000, seeded(2), dtype=torch.float64)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from molsampler.basis.counter import EvaluationCounter
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
@@ -29,25 +30,25 @@ class ByReference(Energy):
 def target() -> MoleculeTarget:
     shared = alanine_dipeptide()
     shared.energy.counter = EvaluationCounter()
-    return MoleculeTarget(shared.molecule, shared.chart, shared.energy, compile=False)
+    return MoleculeTarget(shared.molecule, shared.coordinates, shared.energy, compile=False)
 
 
 @pytest.fixture()
 def points(target) -> torch.Tensor:
-    return target.chart.from_cartesian(chart_cases.langevin_frames()[::20])  # (10, 60)
+    return target.coordinates.to_standard(chart_cases.langevin_frames()[::20])  # (10, 60)
 
 
 def test_log_prob_is_minus_beta_u_plus_log_det(target, points):
-    positions, log_det = target.chart.to_cartesian(points)
+    positions, log_det = target.coordinates.to_natural(points)
     energies, _ = energy_cases.reference(target.molecule, positions)
-    expected = -torch.as_tensor(energies) / (8.31446261815324e-3 * 300.0) + log_det
+    expected = -torch.as_tensor(energies) / thermal_energy(300.0) + log_det
     torch.testing.assert_close(target.log_prob(points), expected, rtol=0.0, atol=1e-6)
     assert float(expected.std()) > 1.0
     torch.testing.assert_close(target.positions(points), positions)
 
 
 def test_the_bridge_gives_the_same_target(target, points):
-    bridge = MoleculeTarget(target.molecule, target.chart, ByReference(22), compile=False)
+    bridge = MoleculeTarget(target.molecule, target.coordinates, ByReference(22), compile=False)
     both = [t.log_prob_and_score(points) for t in (target, bridge)]
     torch.testing.assert_close(both[1][0], both[0][0], rtol=0.0, atol=1e-6)
     torch.testing.assert_close(both[1][1], both[0][1], rtol=1e-6, atol=1e-5)
@@ -57,18 +58,18 @@ def test_the_bridge_gives_the_same_target(target, points):
 def test_an_energy_that_is_not_a_number_has_zero_density(target, points):
     energy = ByReference(22)
     energy.broken = True
-    log_r, score = MoleculeTarget(target.molecule, target.chart, energy).log_prob_and_score(points)
+    log_r, score = MoleculeTarget(target.molecule, target.coordinates, energy).log_prob_and_score(points)
     assert bool(torch.isneginf(log_r[0])) and bool((score[0] == 0.0).all())
     assert bool(torch.isfinite(log_r[1:]).all()) and energy.counter.non_finite == 1
 
 
 def test_mirror_images_are_off_the_support(target, points):
     frames = chart_cases.langevin_frames()[:5]
-    mirrored = target.chart.from_cartesian(-frames)
+    mirrored = target.coordinates.to_standard(-frames)
     log_r, score = target.log_prob_and_score(mirrored)
     assert bool(torch.isneginf(log_r).all()) and bool((score == 0.0).all())
     # a mirror image has the same energy, but for the digits of pi in the force field: the support tells them apart
-    positions, _ = target.chart.to_cartesian(mirrored)
+    positions, _ = target.coordinates.to_natural(mirrored)
     energies = [energy_cases.reference(target.molecule, x)[0] for x in (positions, frames)]
     np.testing.assert_allclose(energies[0], energies[1], atol=1e-3)
 

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.space import Circle
 from molsampler.targets.many_well import ManyWell
 from molsampler.targets.robot_arm import Elbow
 from molsampler.targets.synthetic import SYNTHETIC, SyntheticTarget, make_synthetic
@@ -42,7 +43,7 @@ def points(name: str, n: int = 4) -> torch.Tensor:
 def test_shapes_and_dtypes(name):
     found, x = target(name), points(name)
     dim = found.space.dim
-    assert found.name == name and found.space.n_circle == 0
+    assert found.name == name and found.space.count(Circle) == 0
     assert found.centre.shape == found.extent.shape == (dim,) and bool((found.extent > 0.0).all())
     assert max(found.plot_axes) < dim and found.limits[0] < found.limits[1]
     assert samples(name).shape == (len(samples(name)), dim) and samples(name).dtype == torch.float64

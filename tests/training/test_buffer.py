@@ -8,10 +8,12 @@ import torch
 
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
-from molsampler.diffusion.policy import Policy, PolicyConfig
-from molsampler.diffusion.process import NoisingProcess, ScheduleConfig
-from molsampler.smc.moves.mala import ChainState, MalaScale, mala
-from molsampler.smc.sampler import SMCConfig, run_smc
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess
+from molsampler.smc.moves.chain import ChainState, ProposalScale
+from molsampler.smc.moves.mala import mala
+from molsampler.smc.sampler import SMCConfig, SMCPass
 from molsampler.training.buffer import ReplayBuffer
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import TwoWells
@@ -161,7 +163,7 @@ def importance_batch(k: int, centre: float, spread: float, generator: torch.Gene
     return x, log_r, score, log_r - log_q
 
 
-def fill(buffer: ReplayBuffer, policy: Policy, generator: torch.Generator) -> int:
+def fill(buffer: ReplayBuffer, policy: DiffusionPolicy, generator: torch.Generator) -> int:
     """Batches of every kind, 470 particles in all; returns that number."""
     buffer.add(*importance_batch(150, 0.0, 1.5, generator))
     buffer.add(*importance_batch(40, 0.7, 1.0, generator))
@@ -172,7 +174,7 @@ def fill(buffer: ReplayBuffer, policy: Policy, generator: torch.Generator) -> in
     buffer.add(x[picked], log_r[picked], score[picked], torch.full((80,), weights.log_mean))
     # sequential Monte Carlo with a useless twist, whose weights are anything but equal
     smc = SMCConfig(chunk=2, kappa=0.9, gamma=0.6)
-    particles, _ = run_smc(policy, lambda x, n: x[:, 1].sin() - 5.0, TARGET.log_prob, 200, smc, generator)
+    particles, _ = SMCPass(policy, lambda x, n: x[:, 1].sin() - 5.0, TARGET.log_prob, 200, smc, generator).run()
     buffer.add(particles.x, *TARGET.log_prob_and_score(particles.x), particles.log_w)
     return 470
 
@@ -181,9 +183,9 @@ def test_batches_of_different_kinds_and_sizes_estimate_one_measure():
     """Importance samples from two proposals, a resampled batch, SMC and the descendants of local moves, 150 times over:
     sum w = K Z, and sum w (f - E f) = 0 over the stored states and over tempered draws, within their errors."""
     process = NoisingProcess(TARGET.space, ScheduleConfig(4, circle_min=0.8))
-    policy, generator = Policy(process, PolicyConfig(4, 1, log_var_range=1.0), seeded(6)), seeded(7)
+    policy, generator = DiffusionPolicy(process, PolicyConfig(4, 1, log_var_range=1.0), seeded(6)), seeded(7)
     with torch.no_grad():
-        policy.network.last_bias[:, 2:] = 0.8  # wider than the reversal: weights of finite variance
+        policy.network.mlp.last_bias[:, 2:] = 0.8  # wider than the reversal: weights of finite variance
     exact = TARGET.sample(seeded(8), 400_000)
 
     def functions(x: torch.Tensor) -> torch.Tensor:
@@ -191,7 +193,7 @@ def test_batches_of_different_kinds_and_sizes_estimate_one_measure():
         return torch.stack([x[:, 0], x[:, 0].square(), x[:, 1].cos(), x[:, 1].sin()], 1)
 
     moments = functions(exact).mean(0)
-    scale = MalaScale(torch.tensor([0.5, 0.6]), 1.2)
+    scale = ProposalScale(torch.tensor([0.5, 0.6]), 1.2)
     mass, stored, drawn, moved = [], [], [], []
     for _ in range(150):
         buffer = ReplayBuffer(4000, 2, gamma=0.5)

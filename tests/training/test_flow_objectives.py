@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molsampler.diffusion.process import ScheduleConfig
+from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.trajectories import differentiable_rollout, rollout, score_states
 from molsampler.training.objectives import (
     differentiable_log_prob,
@@ -18,7 +18,7 @@ from molsampler.training.objectives import (
 )
 from tests.diffusion.exact import ExactReversal
 from tests.stochastic import assert_mean, seeded
-from tests.training.test_objectives import LOG_Z, TARGET, some_trajectories
+from tests.training.test_objectives import LOG_Z, TARGET, some_trajectories, with_flow
 
 
 def test_log_variance_is_the_variance_and_its_gradient_that_of_tb_at_the_mean():
@@ -26,8 +26,8 @@ def test_log_variance_is_the_variance_and_its_gradient_that_of_tb_at_the_mean():
     log_w = t.log_weights().detach()
     loss = log_variance(t).mean()
     assert loss.item() == pytest.approx(float(log_w.var(unbiased=False)), rel=1e-4)
-    (found,) = torch.autograd.grad(loss, policy.network.last.weight, retain_graph=True)
-    (expected,) = torch.autograd.grad(trajectory_balance(t, log_w.mean()).mean(), policy.network.last.weight)
+    (found,) = torch.autograd.grad(loss, policy.network.mlp.last.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(trajectory_balance(t, log_w.mean()).mean(), policy.network.mlp.last.weight)
     torch.testing.assert_close(found, expected)
 
 
@@ -51,15 +51,15 @@ def test_subtb_lambda_against_a_loop(chunk, lam):
             for b in range(9):
                 steps = (t.log_p_f - t.log_p_b)[start : ends[j], b].sum().item()
                 total += w * (flow(start, b) + steps - flow(ends[j], b)) ** 2 / 9
-    loss = subtb_lambda(t, lambda x, n: twist(x, n, torch.tensor(0.7)), LOG_Z, chunk, lam)
+    loss = subtb_lambda(with_flow(t, lambda x, n: twist(x, n, torch.tensor(0.7)), chunk), LOG_Z, lam)
     assert loss.item() == pytest.approx(total / weight, rel=1e-4)
 
 
 def test_subtb_lambda_trains_policy_flow_and_log_z():
     policy, twist, t = some_trajectories()
     log_z = torch.tensor(0.7, requires_grad=True)
-    subtb_lambda(t, lambda x, n: twist(x, n, log_z.detach()), log_z, 2, 0.9).backward()
-    for found in (log_z.grad, policy.network.last.weight.grad, twist.network.last.weight.grad):
+    subtb_lambda(with_flow(t, lambda x, n: twist(x, n, log_z.detach()), 2), log_z, 0.9).backward()
+    for found in (log_z.grad, policy.network.mlp.last.weight.grad, twist.network.mlp.last.weight.grad):
         assert found is not None and float(found.abs().sum()) > 0.0
 
 
@@ -70,8 +70,8 @@ def test_balances_vanish_at_the_exact_solution():
     log_z = torch.tensor(1.3)
     assert float(log_variance(t).detach().max()) < 1e-8
     for chunk, lam in ((1, 0.0), (2, 0.9)):
-        exact = subtb_lambda(t, lambda x, n: log_z + policy.log_marginal(x, n), log_z, chunk, lam)
-        wrong = subtb_lambda(t, lambda x, n: log_z + policy.log_marginal(x, n - 1), log_z, chunk, lam)
+        exact = subtb_lambda(with_flow(t, lambda x, n: log_z + policy.log_marginal(x, n), chunk), log_z, lam)
+        wrong = subtb_lambda(with_flow(t, lambda x, n: log_z + policy.log_marginal(x, n - 1), chunk), log_z, lam)
         assert float(exact.detach()) < 1e-8 and float(wrong.detach()) > 1e-2
 
 

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 
 import pytest
 import torch
 
-from molsampler.analysis.pictures.training import PANELS
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
-from molsampler.diffusion.policy import PolicyConfig
-from molsampler.diffusion.process import ScheduleConfig
-from molsampler.diffusion.trajectories import rollout
-from molsampler.diffusion.twist import TwistConfig
-from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
-from molsampler.smc.sampler import SMCConfig
-from molsampler.training.config import BehaviourConfig, OptimiserConfig, TrainConfig
-from molsampler.training.trainer import Trainer, averaged_policy
+from molsampler.basis.settings import change
+from molsampler.smc.trained import SMC_PASSES
+from molsampler.training.config import TrainConfig
+from molsampler.training.trainer import FIRST_ROLLOUTS, Trainer
 from tests.stochastic import seeded
 from tests.targets.analytic import TwoWells
-
-LOG_Z = 1.7
-CONFIG = TrainConfig(
-    warm_updates=150,
-    updates=60,
-    precision="float32",
-    compile=False,
-    evaluation_samples=2000,
-    schedule=ScheduleConfig(4, circle_min=0.4),
-    policy=PolicyConfig(16, 2),
-    twist=TwistConfig(16, 2),
-    smc=SMCConfig(chunk=2, kappa=1.1),
-    anneal=AnnealConfig(particles=256, moves=4, last_moves=10),
-    optimiser=OptimiserConfig(warm_rate=2e-2, rate=2e-3, ramp=10, ema=0.95),
-    behaviour=BehaviourConfig(
-        batch=64,
-        warm_batch=1024,
-        smc_particles=64,
-        moves_every=5,
-        moves_parents=64,
-        moves_steps=2,
-        prefill_frames=8,
-        prefill_steps=5,
-        capacity=5000,
-    ),
-)
-SHORT = dataclasses.replace(CONFIG, warm_updates=7, updates=9, evaluation_samples=64)
-
-
-class Counted(TwoWells):
-    """TwoWells that books its evaluations, as a molecule does."""
-
-    def log_prob_and_score(self, x):
-        self.counter.add(len(x))
-        return super().log_prob_and_score(x)
+from tests.training.small import CONFIG, LOG_Z, SHORT, assert_same, make, train
 
 
 class Poisoned(TwoWells):
@@ -74,45 +34,9 @@ class Poisoned(TwoWells):
         return log_r, score
 
 
-def make(config: TrainConfig = CONFIG, target: TwoWells | None = None, seed: int = 0) -> Trainer:
-    trainer = Trainer(target or TwoWells(LOG_Z), dataclasses.replace(config, seed=seed), seeded(seed))
-    with trainer.target.counter.purpose("prefill"):
-        found = annealed_smc(trainer.target.log_prob_and_score, trainer.target.space, config.anneal, trainer.generator)
-    trainer.begin(Prefill(found.state, found.log_z, found.explorers, found.explorer_log_w))
-    return trainer
-
-
-def train(trainer: Trainer, until: int | None = None) -> Trainer:
-    while trainer.done < (trainer.total if until is None else until):
-        trainer.update()
-    return trainer
-
-
-def flat(state, path: str = "") -> dict:
-    """A nested state as one level, without the seconds, which no two runs share."""
-    if isinstance(state, dict):
-        items = state.items()
-    elif isinstance(state, list | tuple):
-        items = enumerate(state)
-    else:
-        return {path: state}
-    return {k: v for name, value in items if name != "seconds" for k, v in flat(value, f"{path}/{name}").items()}
-
-
-def assert_same(one: dict, two: dict) -> None:
-    one, two = flat(one), flat(two)
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        other = two[name]
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other), name
-        else:
-            assert value == other or (value != value and other != other), name
-
-
 def assert_finite(trainer: Trainer) -> None:
-    learner, buffer = trainer.learner, trainer.buffer
-    held = [*learner.policy.state_dict().values(), *learner.twist.state_dict().values(), *learner.averaged]
+    learner, buffer = trainer.learner, trainer.behaviours.buffer
+    held = [v for module in (learner.policy, learner.twist, learner.averaged) for v in module.state_dict().values()]
     held += [learner.log_z.detach(), trainer.control_variate.cross, trainer.control_variate.square]
     held += [part[: len(buffer)] for part in (buffer.x, buffer.score, buffer.log_r, buffer.log_w)]
     for optimiser in (learner.policy_optimiser, learner.twist_optimiser, learner.log_z_optimiser):
@@ -123,49 +47,112 @@ def assert_finite(trainer: Trainer) -> None:
 @pytest.fixture(scope="module")
 def trained() -> tuple[Trainer, dict, dict]:
     """A whole short run: the trainer, and its rows before and after."""
-    trainer = make(target=Counted(LOG_Z))
+    trainer = make()
     before = trainer.evaluate()
     train(trainer)
     return trainer, before, trainer.evaluate()
 
 
 def test_training_raises_the_ess_and_finds_log_z(trained):
-    """An untrained policy is the prior; the ESS must come out well above. log Z by the weights of 10,000 fresh samples
-    of the averaged policy is within 4.5 standard errors (7e-6 by chance)."""
+    """An untrained policy is the prior; the ESS must come out well above. log Z by the weights of 10,000 samples of the
+    averaged policy is within 4.5 standard errors (7e-6 by chance)."""
     trainer, before, after = trained
     assert before["ess"] < 0.45 and after["ess"] > 0.6
     assert after["elbo"] > before["elbo"] + 0.5 and after["elbo"] < LOG_Z
-    states, log_ratio = trainer.learner.with_averaged(lambda policy: rollout(policy, 10_000, seeded(5)))
-    log_w = trainer.target.log_prob(states[-1]).double() - log_ratio.double()
-    relative = (log_w - LOG_Z).exp()
+    relative = (trainer.sampler().draw(10_000, seeded(5)).log_w - LOG_Z).exp()
     error = float(relative.std()) / math.sqrt(len(relative))
     assert error < 0.03 and abs(float(relative.mean()) - 1.0) < 4.5 * error
     assert after["log_z_estimate"] == pytest.approx(LOG_Z, abs=4.5 * math.sqrt((1 / after["ess"] - 1) / 2000))
     assert after["log_z"] == pytest.approx(LOG_Z, abs=0.25)
-
-
-def test_the_row_has_what_the_figures_read(trained):
-    _, before, after = trained
-    for panel in PANELS:
-        found = [name for name in after if name in panel.columns or any(name.startswith(p) for p in panel.prefixes)]
-        assert found, panel.title
-        assert any(math.isfinite(after[name]) for name in found), panel.title
-    assert {"update", "seconds", "phase"} <= after.keys() and before.keys() == after.keys()
-    assert (before["update"], after["update"]) == (0, CONFIG.warm_updates + CONFIG.updates)
-    purposes = [name for name in after if name.startswith("evaluations_") and name != "evaluations_non_finite"]
-    assert sum(after[name] for name in purposes) == after["energy_evaluations"] > before["energy_evaluations"] > 0
+    assert after["log_z_running"] == pytest.approx(LOG_Z, abs=0.25)
 
 
 def test_smc_tells_where_it_resampled_and_how(trained):
-    """kappa above 1 resamples at the one chunk end, n = 2, of every run: one run every second replay update."""
+    """kappa above 1 resamples at the one chunk end, n = 2, of every pass: one pass every second replay update."""
     _, before, after = trained
-    replays = sum(k % (CONFIG.behaviour.replay_updates + 1) != 0 for k in range(CONFIG.updates))
+    replays = sum(k % (CONFIG.batch.replay_updates + 1) != 0 for k in range(CONFIG.updates))
     assert before["smc_runs"] == 0 and math.isnan(before["distinct_ancestors"])
-    runs = replays // CONFIG.behaviour.smc_every
-    assert after["smc_runs"] + after["smc_collapsed"] == runs and after["resampling_steps"] == 1.0
+    passes = replays // CONFIG.passes.every
+    assert after["smc_runs"] + after["smc_collapsed"] == passes and after["resampling_steps"] == 1.0
     assert after["smc_resampled_at"] == f"2:{after['smc_runs']}"
-    assert 1 <= after["distinct_ancestors"] < CONFIG.behaviour.smc_particles and 0 < after["smc_lambda"] <= 1
+    assert 1 <= after["distinct_ancestors"] < CONFIG.passes.particles and 0 < after["smc_lambda"] <= 1
     assert after["smc_log_z"] == pytest.approx(LOG_Z, abs=0.5)
+
+
+def test_the_sampler_is_the_averaged_policy_and_follows_training():
+    trainer = train(make(SHORT), 10)
+    sampler = trainer.sampler()
+    averaged = [p.clone() for p in trainer.learner.averaged.parameters()]
+    assert all(torch.equal(a, p) for a, p in zip(averaged, sampler.policy.parameters(), strict=True))
+    learning = trainer.learner.policy.parameters()
+    assert not all(torch.equal(a, p) for a, p in zip(averaged, learning, strict=True))
+    drawn = sampler.draw(50, seeded(0))
+    assert LogWeights(drawn.log_w).ess > 1.0 and torch.equal(sampler.log_z, trainer.learner.log_z)
+    x = drawn.x[:5]
+    torch.testing.assert_close(sampler.log_twist(x, 2), trainer.log_twist(x, 2))
+    train(trainer)
+    assert not torch.equal(sampler.draw(50, seeded(0)).x, drawn.x)
+
+
+# what looks never touches what learns ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partial_energy", [False, True], ids=["plain twist", "partial energy"])
+def test_looking_leaves_no_trace(partial_energy):
+    """Whatever is drawn or asked, all that training goes on from is as before, to the last bit; only what was evaluated
+    for analysis is booked."""
+    trainer = train(make(change(SHORT, twist={"partial_energy": partial_energy})), 12)
+    trainer.evaluate()  # takes the report on SMC passes
+    before = trainer.state_dict()
+    booked = trainer.target.counter.by_purpose["analysis"]
+    sampler = trainer.sampler()
+    sampler.draw(100, seeded(0))
+    sampler.smc(2 * SMC_PASSES, seeded(1))
+    x = trainer.target.sample(seeded(2), 20).float()
+    sampler.path_log_weights(x, trainer.target.log_prob(x), seeded(3))
+    sampler.log_twist(x, 2)
+    trainer.evaluate()
+    after = trainer.state_dict()
+    assert after["counter"]["by_purpose"].pop("analysis") > booked
+    before["counter"]["by_purpose"].pop("analysis")
+    assert_same(before, after)
+
+
+def test_how_often_one_looks_changes_no_number_that_is_trained():
+    often, never = make(SHORT), make(SHORT)
+    while often.done < often.total:
+        often.evaluate()
+        often.update()
+    often.evaluate()
+    train(never)
+    one, two = often.state_dict(), never.state_dict()
+    for state in (one, two):
+        state["counter"]["by_purpose"].pop("analysis", None)
+        state["behaviours"].pop("report")  # what the passes did since the last row, which a row takes
+    assert_same(one, two)
+
+
+def test_a_row_depends_on_the_parameters_alone():
+    """Two looks at one state see the same samples; the next state is seen by others."""
+    trainer = train(make(SHORT), 9)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    for name in ("ess", "elbo", "log_z_estimate", "outside_support", "log_z"):
+        assert first[name] == second[name]
+    assert second["smc_runs"] == 0  # the report was taken
+    trainer.update()
+    assert trainer.evaluate()["elbo"] != first["elbo"]
+
+
+def test_poisoned_looking_keeps_nothing():
+    target = Poisoned(LOG_Z)
+    trainer = make(SHORT, target)
+    target.poison = "nan"
+    row = trainer.evaluate()
+    assert row["outside_support"] == pytest.approx(sum(k % 7 == 3 for k in range(64)) / 64)
+    assert trainer.behaviours.buffer.rejected == 0 and math.isfinite(row["elbo"])
+
+
+# repeating and resuming -----------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_parameters_and_another_does_not():
@@ -187,118 +174,114 @@ def test_a_saved_trainer_goes_on_exactly(stop):
     state = torch.load(file, weights_only=True)
     loaded = Trainer(TwoWells(LOG_Z), SHORT, torch.Generator())
     loaded.load_state_dict(state)
-    assert loaded.done == stop
+    assert loaded.done == stop and loaded.phase_seconds == state["phase_seconds"]
     train(loaded)
     assert_same(trainer.state_dict(), loaded.state_dict())
-    assert_same({**trainer.evaluate(), "seconds": 0}, {**loaded.evaluate(), "seconds": 0})
+    assert_same(trainer.evaluate(), loaded.evaluate())
     file.seek(0)
     assert_same(state, torch.load(file, weights_only=True))  # training on did not write into what it was given
 
 
-def test_plan_leaves_no_trace_and_fills_the_budget():
-    config = dataclasses.replace(SHORT, warm_updates=0, updates=0, minutes=0.5, warm_share=0.75)
-    trainer = make(config)
-    before = trainer.state_dict()
-    seconds = trainer.plan()
-    after = trainer.state_dict()
-    planned = [after.pop(name) for name in ("warm_updates", "updates")]
-    for name in ("warm_updates", "updates"):
-        before.pop(name)
-    assert_same(before, after)
-    assert all(s > 0 and math.isfinite(s) for s in seconds)
-    for n, s, share in zip(planned, seconds, (0.75, 0.25), strict=True):
-        assert 1 <= n <= 30.0 * share / s + 1  # local moves take their part of the budget
-    fixed = make(SHORT)
-    assert all(math.isnan(s) for s in fixed.plan()) and fixed.total == SHORT.warm_updates + SHORT.updates
+def test_more_minutes_add_updates_of_the_objective_at_its_pace():
+    trainer = train(make(SHORT))
+    trainer.phase_seconds = {"denoising": 30.0, "balance": 18.0}  # 2 s an update of balance
+    trainer.extend(2.0)  # 120 s in all, 48 made
+    assert trainer.config.minutes == 2.0 and trainer.warm_updates == SHORT.warm_updates
+    assert trainer.updates == SHORT.updates + 36
+    for minutes in (1.0, 2.0):  # 48 s made and 72 s planned
+        with pytest.raises(InputError, match=f"^minutes = {minutes:g} adds nothing: .* 2 minutes already"):
+            trainer.extend(minutes)
+    assert trainer.updates == SHORT.updates + 36
+    # where balance has not begun, by the pace of denoising
+    young = train(make(SHORT), 4)
+    young.phase_seconds = {"denoising": 4.0, "balance": 0.0}
+    young.extend(1.0)
+    assert young.total == 60 and young.warm_updates == SHORT.warm_updates
+    train(young, 8)
+
+
+# from scratch ---------------------------------------------------------------------------------------------------------
+
+SCRATCH = change(SHORT, start="scratch", warm_updates=0, updates=8, rollouts={"number": 0})
+
+
+def test_from_scratch_without_denoising():
+    """The buffer, log Z and the knee come from rollouts of the untrained policy, and balance begins at once."""
+    trainer = make(SCRATCH)
+    buffer = trainer.behaviours.buffer
+    assert len(buffer) == FIRST_ROLLOUTS and len(trainer.behaviours.explored) == 0
+    assert trainer.learner.log_z.item() == pytest.approx(LogWeights(buffer.log_w[:FIRST_ROLLOUTS]).log_mean)
+    assert trainer.learner.log_z.item() == pytest.approx(LOG_Z, abs=0.3)
+    lowest = float(torch.quantile(buffer.log_r[:FIRST_ROLLOUTS], 0.01))
+    assert trainer.surrogate.knee == pytest.approx(lowest - SCRATCH.surrogate_margin)
+    assert trainer.phase == "trajectory balance" and not trainer.denoises
+    before = [p.detach().clone() for p in trainer.learner.policy.parameters()]
+    train(trainer)
+    assert trainer.done == 8 and trainer.phase_seconds["denoising"] == 0.0
+    assert not all(torch.equal(a, p) for a, p in zip(before, trainer.learner.policy.parameters(), strict=True))
+    assert trainer.control_variate.seen == 0  # nothing was denoised
+    row = trainer.evaluate()
+    assert math.isnan(row["denoising_loss"]) and math.isfinite(row["loss"])
+    loaded = Trainer(TwoWells(LOG_Z), SCRATCH, torch.Generator())
+    loaded.load_state_dict(trainer.state_dict())  # the control variate's tensors are not there yet
+    assert loaded.control_variate.cross is None
+
+
+def test_from_scratch_with_states_that_break():
+    """Rollouts whose density is no number are left out; the others still say where log Z begins."""
+    target = Poisoned(LOG_Z)
+    target.poison = "nan"
+    trainer = make(SCRATCH, target)
+    assert trainer.learner.log_z.item() == pytest.approx(LOG_Z, abs=0.4)
+    assert trainer.behaviours.buffer.rejected == sum(k % 7 == 3 for k in range(FIRST_ROLLOUTS))
+    target.poison = ""
+    assert math.isfinite(trainer.update())  # and training can go on
+
+
+def test_from_scratch_off_the_support_is_told():
+    with pytest.raises(InputError, match=f'none of {FIRST_ROLLOUTS} rollouts .* begin with start = "annealed"$'):
+        make(SCRATCH, TwoWells(wall=9.0))
+
+
+# what is refused, and poison ------------------------------------------------------------------------------------------
+
+
+def test_settings_that_do_not_go_together_are_refused_at_once():
+    with pytest.raises(InputError, match="^the SMC chunk of 3 steps does not divide the 4 steps"):
+        Trainer(TwoWells(), change(SHORT, smc={"chunk": 3}), seeded(0))
+    with pytest.raises(InputError, match="^warm_updates = 0 and updates = 0 train nothing"):
+        Trainer(TwoWells(), change(SHORT, warm_updates=0, updates=0), seeded(0))
+    TrainConfig(warm_updates=0).check()  # the other is left to the budget
 
 
 @pytest.mark.parametrize("poison", ["nan", "inf", "-inf", "score"])
 @pytest.mark.parametrize("partial_energy", [False, True], ids=["plain twist", "partial energy"])
 def test_a_target_that_breaks_poisons_nothing(poison, partial_energy):
-    config = dataclasses.replace(SHORT, twist=TwistConfig(16, 2, partial_energy=partial_energy))
     target = Poisoned(LOG_Z)
-    trainer = make(config, target)
+    trainer = make(change(SHORT, twist={"partial_energy": partial_energy}), target)
     target.poison = poison
     train(trainer)
     row = trainer.evaluate()
     assert_finite(trainer)
     assert math.isfinite(row["log_z"]) and math.isfinite(row["log_z_estimate"]) and 0 < row["ess"] <= 1
+    assert math.isfinite(row["log_z_running"]) or poison in ("nan", "inf")  # there every batch has one that breaks
     if poison == "-inf":
         assert row["outside_support"] > 0.1 and not trainer.learner.skipped  # no fault: outside the support
         return
-    assert trainer.buffer.rejected >= 64 // 7
+    assert trainer.behaviours.buffer.rejected >= 64 // 7
     if poison != "score":  # log R itself enters the loss of the policy's own rollouts, and the weights of SMC
         assert trainer.learner.skipped["policy: loss not finite"] > 0 and row["smc_collapsed"] > 0
 
 
-def test_evaluation_counts_what_it_keeps_out_of_the_buffer():
-    target = Poisoned(LOG_Z)
-    trainer = make(SHORT, target)
-    target.poison = "nan"
-    trainer.evaluate()
-    assert trainer.buffer.rejected == sum(k % 7 == 3 for k in range(SHORT.evaluation_samples))
-
-
 def test_poison_in_the_buffer_is_skipped_and_forgotten():
     trainer = train(make(SHORT), 2)
-    clean = trainer.buffer.state_dict()
+    buffer = trainer.behaviours.buffer
+    clean = buffer.state_dict()
     before = [p.detach().clone() for p in trainer.learner.policy.parameters()]
-    trainer.buffer.score[: len(trainer.buffer)] = torch.nan
+    buffer.score[: len(buffer)] = torch.nan
     assert math.isnan(trainer.update())
     assert trainer.learner.skipped == {"policy: loss not finite": 1}
     assert all(torch.equal(a, p) for a, p in zip(before, trainer.learner.policy.parameters(), strict=True))
-    trainer.buffer.load_state_dict(clean)
+    buffer.load_state_dict(clean)
     assert math.isfinite(trainer.update())  # the control variate has not taken it in
     assert_finite(trainer)
-
-
-def test_averaged_policy_samples_with_the_average():
-    trainer = train(make(SHORT), 10)
-    averaged = [value.clone() for value in trainer.learner.averaged]
-    policy = averaged_policy(trainer)
-    assert all(torch.equal(a, p) for a, p in zip(averaged, policy.parameters(), strict=True))
-    states, log_ratio = rollout(policy, 50, seeded(0))
-    assert LogWeights(trainer.target.log_prob(states[-1]) - log_ratio).ess > 1.0
-
-
-def test_a_chunk_that_does_not_divide_the_steps_is_refused_at_once():
-    with pytest.raises(InputError, match="3"):
-        Trainer(TwoWells(), dataclasses.replace(SHORT, smc=SMCConfig(chunk=3)), seeded(0))
-
-
-def test_local_moves_by_the_targets_own_dynamics_stop_at_their_limit():
-    """States that the dynamics take off the support are their parents again; once the evaluations granted are spent,
-    training goes on without moves."""
-
-    class Drifting(TwoWells):
-        def local_moves(self, x, n_steps, generator):
-            self.counter.add(len(x) * n_steps)
-            return torch.where(torch.arange(len(x))[:, None] % 2 == 0, x + 0.01, x - 100.0)
-
-    target = Drifting(wall=-2.0)
-    behaviour = BehaviourConfig(
-        moves="md", moves_every=1, moves_parents=8, moves_steps=4, moves_limit=100, capacity=64, warm_batch=16
-    )
-    trainer = Trainer(
-        target,
-        TrainConfig(
-            warm_updates=9,
-            updates=1,
-            precision="float32",
-            compile=False,
-            behaviour=behaviour,
-            schedule=ScheduleConfig(n_steps=4),
-            policy=PolicyConfig(width=8),
-            smc=SMCConfig(chunk=2),
-        ),
-        torch.Generator().manual_seed(0),
-    )
-    x = target.sample(torch.Generator().manual_seed(1), 32).float()
-    log_r, score = target.log_prob_and_score(x)
-    trainer.buffer.add(x, log_r, score, torch.zeros(32))
-    for _ in range(9):
-        trainer.update()
-    # a round is 8 * 4 evaluations of dynamics and 8 of the states reached: three rounds pass 100
-    assert target.counter.by_purpose["md"] == 3 * 32 and target.counter.by_purpose["local_moves"] == 3 * 8
-    assert len(trainer.buffer) == 32 + 3 * 8 and trainer.buffer.rejected == 0
-    assert bool((trainer.buffer.x[: len(trainer.buffer), 0] > -2.0).all())

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from molsampler.basis.coordinates import Coordinates
 from molsampler.basis.errors import InputError
+from molsampler.basis.space import Coordinate, Space
 from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, wrap
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
@@ -18,7 +20,7 @@ from molsampler.molecules.molecule import Molecule
 SMALLEST_EIGENVALUE = 1e-9  # of the correlation matrix, whose mean eigenvalue is 1
 
 
-class Chart:
+class Chart(Coordinates):
     """Coordinates z (B, dim): first `n_stiff` standardised ones on the line, then `n_soft` soft torsions in (-pi, pi].
 
     The raw stiff coordinates (bonds in nm, angles and stiff torsions in radians) are mean + S z with S S^T their
@@ -54,20 +56,31 @@ class Chart:
         self.n_soft = int(is_soft.sum())
         self.n_stiff = self.dim - self.n_soft
         self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
-        self.names = self._make_names(molecule)
+        self._space = Space.of(self.n_stiff, self.n_soft, self._table(molecule))
+        self.names = [coordinate.name for coordinate in self.space.table]
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
         self.condition_number = math.nan
         self.to(dtype, device)
 
-    def _make_names(self, molecule: Molecule) -> list[str]:
-        label = molecule.atom_labels
+    @property
+    def space(self) -> Space:
+        return self._space
+
+    def _table(self, molecule: Molecule) -> list[Coordinate]:
+        """What each coordinate of z is: its kind, its atoms in the order of the name, and the name."""
         z = self.zmatrix
-        names = ["bond " + _words(label, r, turn=True) for r in z.bond_atoms.tolist()]
-        names += ["angle " + _words(label, r, turn=True) for r in z.angle_atoms.tolist()]
+        rows = [("bond", row, True) for row in z.bond_atoms.tolist()]
+        rows += [("angle", row, True) for row in z.angle_atoms.tolist()]
         for row, free in zip(z.torsion_atoms.tolist(), z.free, strict=True):
-            names.append(("torsion " if free else "relative torsion ") + _words(label, row, turn=bool(free)))
-        return [names[i] for i in self._raw_index]
+            rows.append(("torsion" if free else "relative torsion", row, bool(free)))
+        table = []
+        for kind, row, turns in (rows[i] for i in self._raw_index):
+            # measured the same both ways: told from the end with the lower index
+            atoms = row[::-1] if turns and row[0] > row[-1] else row
+            words = " ".join(molecule.atom_labels[i] for i in atoms)
+            table.append(Coordinate(f"{kind} {words}", kind, tuple(atoms)))
+        return table
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Chart:
         """Changes the dtype and device of z and positions, from the float64 measurements; returns self."""
@@ -95,8 +108,7 @@ class Chart:
         stiff[:, self._n_rigid :] = centre + wrap(torsions - centre)
         mean = w @ stiff
         deviation = stiff - mean
-        self._set(mean, deviation.T @ (w[:, None] * deviation))
-        return self
+        return self.standardise(mean, deviation.T @ (w[:, None] * deviation))
 
     def _frame_weights(self, positions: Tensor, weights: Tensor | None) -> Tensor:
         if positions.ndim != 3 or tuple(positions.shape[1:]) != (self.n_atoms, 3):
@@ -116,7 +128,9 @@ class Chart:
             raise InputError("frames to fit hold non-finite positions; leave those frames out")
         return w / w.sum()
 
-    def _set(self, mean: Tensor, covariance: Tensor) -> None:
+    def standardise(self, mean: Tensor, covariance: Tensor) -> Chart:
+        """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self."""
+        mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
         deviation = covariance.diagonal().clamp_min(0.0).sqrt()
         if not bool((deviation > 0).all()):
             frozen = self.names[int(deviation.argmin())]
@@ -136,6 +150,7 @@ class Chart:
         self._inverse = (vectors / root @ vectors.T) / deviation
         self._log_scale = float(deviation.log().sum() + root.log().sum())
         self._install()
+        return self
 
     def _install(self) -> None:
         """Folds standardisation, order and the resolving of relative torsions into one affine map, in working dtype."""
@@ -171,13 +186,13 @@ class Chart:
         positions = self.internal.place_batch_last(bonds, angles, torsions)
         return positions, log_abs_det(bonds, angles, dim=0) + self._log_scale
 
-    def to_cartesian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def to_natural(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, dim) -> positions (B, N, 3) nm in a fixed frame and log |dx/dz| (B,), so that on the support
         log R(z) = -beta U(x(z)) + log |dx/dz|. Differentiable; smooth and finite outside the support too."""
         positions, log_det = self.to_cartesian_batch_last(z.T)
         return positions.permute(2, 1, 0), log_det
 
-    def from_cartesian(self, positions: Tensor) -> Tensor:
+    def to_standard(self, positions: Tensor) -> Tensor:
         """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""
         self._require_fit()
         raw = self._raw(positions)
@@ -197,7 +212,7 @@ class Chart:
         stereochemistry as in the input structure. `positions` (B, N, 3), if given, are not computed again."""
         self._require_fit()
         if positions is None:
-            positions = self.to_cartesian(z)[0]
+            positions = self.to_natural(z)[0]
         deviation = z[:, : self.n_stiff] @ self._work_scale.T
         rigid = deviation[:, : self._n_rigid] + self._work_mean[: self._n_rigid]
         bonds, angles = rigid[:, : self.n_atoms - 1], rigid[:, self.n_atoms - 1 :]
@@ -216,12 +231,7 @@ class Chart:
         """Takes over what `state_dict` gave; raises InputError where it belongs to other coordinates."""
         if list(state["names"]) != self.names or state["n_soft"] != self.n_soft:
             raise InputError("the stored chart is one of other coordinates: another molecule or other soft torsions")
-        self._set(state["mean"].to("cpu", torch.float64), state["covariance"].to("cpu", torch.float64))
-
-
-def _words(labels: list[str], atoms: list[int], turn: bool) -> str:
-    """The labels of a row of the Z-matrix; `turn` lets them start at the end with the lower index."""
-    return " ".join(labels[i] for i in (atoms[::-1] if turn and atoms[0] > atoms[-1] else atoms))
+        self.standardise(state["mean"], state["covariance"])
 
 
 def _oriented(quadruples: Tensor) -> Tensor:

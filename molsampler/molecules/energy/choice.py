@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, check_platform
-from molsampler.molecules.energy.torch_energy import TorchEnergy, UnsupportedForce
+from molsampler.molecules.energy.torch_energy import Potential, TorchEnergy, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
 
 BACKENDS = ("auto", "torch", "openmm")
@@ -19,13 +21,13 @@ def make_energy(
     platform: str = "auto",
     device: str | torch.device = "cpu",
     compile: bool = True,
-    dtype: torch.dtype = torch.float32,
+    say: Callable[[str], None] = print,
 ) -> Energy:
     """The energy of `molecule`.
 
-    backend : "torch", "openmm", or "auto": torch where it covers every force, else OpenMM with one printed line
+    backend : "torch", "openmm", or "auto": torch where it covers every force, else OpenMM, of which `say` is told
     platform : OpenMM's platform, for the bridge: "CUDA", "OpenCL", "CPU", "Reference" or "auto"
-    device, compile, dtype : for the torch kernels
+    device, compile : for the torch kernels
     Raises InputError for a backend, platform or device that is not there, and for a force that "torch" does not cover.
     """
     if backend not in BACKENDS:
@@ -35,13 +37,29 @@ def make_energy(
     if backend == "openmm":
         return OpenMMEnergy(molecule, platform=platform)
     try:
-        return TorchEnergy(molecule, dtype=dtype, device=device, compile=compile)
+        return TorchEnergy(molecule, device=device, compile=compile, say=say)
     except UnsupportedForce as error:
         if backend == "torch":
-            raise InputError(f"the torch energy does not cover {error}; use the backend 'openmm' or 'auto'") from error
+            raise InputError(uncovered(error)) from error
         energy = OpenMMEnergy(molecule, platform=platform)
-        print(f"energy: OpenMM ({energy.platform}) instead of torch, which does not cover {error}", flush=True)
+        say(f"energy: OpenMM ({energy.platform}) instead of torch, which does not cover {error}")
         return energy
+
+
+def check_energy(molecule: Molecule, backend: str, platform: str, device: str | torch.device) -> None:
+    """InputError where `make_energy` would refuse, found out without computing anything."""
+    check_device(device)
+    check_platform(platform)
+    if backend == "torch":
+        try:
+            Potential(molecule.system)
+        except UnsupportedForce as error:
+            raise InputError(uncovered(error)) from error
+
+
+def uncovered(error: UnsupportedForce) -> str:
+    """The sentence on a force that the torch kernels do not cover."""
+    return f"the torch energy does not cover {error}; use the backend 'openmm' or 'auto'"
 
 
 def check_device(device: str | torch.device) -> torch.device:

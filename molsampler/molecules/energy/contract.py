@@ -21,9 +21,10 @@ class Energy(ABC):
     large finite energy or +inf; nothing is ever clipped.
     """
 
-    def __init__(self, n_atoms: int) -> None:
+    def __init__(self, n_atoms: int, counter: EvaluationCounter | None = None) -> None:
+        """counter : one to share with another energy; a new one where left out"""
         self.n_atoms = n_atoms
-        self.counter = EvaluationCounter()
+        self.counter = counter or EvaluationCounter()
 
     @abstractmethod
     def _evaluate(self, positions: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:

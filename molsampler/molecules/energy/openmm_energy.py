@@ -6,6 +6,7 @@ import openmm
 import torch
 from torch import Tensor
 
+from molsampler.basis.counter import EvaluationCounter
 from molsampler.basis.errors import InputError
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.openmm_pool import OpenMMPool
@@ -29,6 +30,7 @@ class OpenMMEnergy(Energy):
     platform : "CUDA", "OpenCL", "CPU", "Reference", or "auto": CUDA, else OpenCL on a GPU, else CPU
     precision : "single", "mixed" or "double" where the platform has the choice; None: mixed there
     workers : number of processes on CPU and Reference, one thread each; None: one a usable core. None on a GPU.
+    counter : of evaluations, where another energy's is to be shared
 
     Positions go to OpenMM in double; results come back in the dtype and on the device of the positions.
     Raises InputError for a platform or precision that is not there.
@@ -40,8 +42,9 @@ class OpenMMEnergy(Energy):
         platform: str = "auto",
         precision: str | None = None,
         workers: int | None = None,
+        counter: EvaluationCounter | None = None,
     ) -> None:
-        super().__init__(molecule.n_atoms)
+        super().__init__(molecule.n_atoms, counter)
         if workers is not None and workers < 1:
             raise InputError(f"workers = {workers}: at least one OpenMM worker is needed")
         if precision is not None and precision not in PRECISIONS:

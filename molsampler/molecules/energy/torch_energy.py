@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import openmm
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ class TorchEnergy(Energy):
     dtype : precision of the arithmetic; results come back in the dtype and on the device of the positions
     compile : fuse energy and forces by torch.compile. Batches are cut into pieces of `piece` conformations and the
         rest into pieces of 64, the last one padded, so that there are two sizes to compile and nothing compiles twice.
-        Without a C++ compiler it runs eager and says so once.
+        Without a C++ compiler it runs eager, and `say` is told so once.
 
     Raises UnsupportedForce where a force is not covered or does not agree with OpenMM's Reference platform.
     """
@@ -64,6 +66,7 @@ class TorchEnergy(Energy):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         compile: bool = True,
+        say: Callable[[str], None] = print,
     ) -> None:
         super().__init__(molecule.n_atoms)
         self.dtype, self.device = dtype, torch.device(device)
@@ -73,7 +76,7 @@ class TorchEnergy(Energy):
         self.piece = best_piece(molecule.n_atoms, self.device)
         self.compiled = compile
         kernel = self.potential.energy_and_gradient
-        self._kernel = CompiledOrEager(kernel) if compile else kernel
+        self._kernel = CompiledOrEager(kernel, say) if compile else kernel
 
     def _evaluate(self, positions: Tensor, forces: bool) -> tuple[Tensor, Tensor | None]:
         # One function serves both: without forces it would be cheaper, but need half a minute of compilation more.

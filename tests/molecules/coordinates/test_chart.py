@@ -11,7 +11,7 @@ import torch
 from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import wrap
-from molsampler.molecules.coordinates.stereo import Stereochemistry, amide_quadruples
+from molsampler.molecules.coordinates.stereo import Stereochemistry
 from tests.molecules.coordinates import chart_cases as cases
 
 
@@ -37,12 +37,12 @@ def test_layout_of_alanine_dipeptide(chart):
 
 def test_round_trip_both_ways(chart):
     x = cases.langevin_frames()
-    z = chart.from_cartesian(x)
-    assert cases.aligned_error(chart.to_cartesian(z)[0], x) < 1e-10
+    z = chart.to_standard(x)
+    assert cases.aligned_error(chart.to_natural(z)[0], x) < 1e-10
     z = points(chart, 300)
     z[0, chart.n_stiff :] = torch.pi
     z[1, chart.n_stiff :] = -torch.pi + 1e-7
-    difference = chart.from_cartesian(chart.to_cartesian(z)[0]) - z
+    difference = chart.to_standard(chart.to_natural(z)[0]) - z
     assert float(difference[:, : chart.n_stiff].abs().max()) < 1e-9
     assert float(wrap(difference[:, chart.n_stiff :]).abs().max()) < 1e-10
 
@@ -52,15 +52,15 @@ def test_round_trip_of_rings(make):
     molecule = make()
     chart = Chart(molecule, dtype=torch.float64).fit(cases.perturbed(molecule, 1000))
     x = cases.perturbed(molecule, 50, seed=1)
-    z = chart.from_cartesian(x)
-    y, _ = chart.to_cartesian(z)
+    z = chart.to_standard(x)
+    y, _ = chart.to_natural(z)
     assert cases.aligned_error(y, x) < 1e-10
     assert bool(chart.inside(z, y).all())
-    assert not bool(chart.inside(chart.from_cartesian(-x)).any())
+    assert not bool(chart.inside(chart.to_standard(-x)).any())
 
 
 def test_standardisation_gives_zero_mean_and_identity_covariance(chart):
-    line = chart.from_cartesian(cases.langevin_frames())[:, : chart.n_stiff]
+    line = chart.to_standard(cases.langevin_frames())[:, : chart.n_stiff]
     covariance = torch.cov(line.T, correction=0)
     assert float(line.mean(0).abs().max()) < 1e-9
     assert float((covariance - torch.eye(chart.n_stiff)).abs().max()) < 1e-8
@@ -82,7 +82,7 @@ def test_stiff_torsions_are_unwrapped_across_180_degrees(chart):
     assert len(omega) == 2
     raw = chart._raw(cases.langevin_frames())[:, omega]
     assert bool((raw > 3.0).any()) and bool((raw < -3.0).any())
-    z = chart.from_cartesian(cases.langevin_frames())[:, omega]
+    z = chart.to_standard(cases.langevin_frames())[:, omega]
     assert float(z.abs().max()) < 6.0
     assert bool((chart.covariance.diagonal()[omega].sqrt() < 0.4).all())
 
@@ -98,7 +98,7 @@ def test_phi_and_psi_are_those_of_mdtraj_with_omega_anywhere(chart):
     trajectory = md.Trajectory(x.numpy(), md.Topology.from_openmm(molecule.topology))
     omega = md.compute_dihedrals(trajectory, np.array([[1, 4, 6, 8], [8, 14, 16, 18]]), periodic=False)
     assert (np.abs(omega) < 2.0).mean() > 0.5
-    z = chart.from_cartesian(x.double())
+    z = chart.to_standard(x.double())
     for compute in (md.compute_phi, md.compute_psi):
         atoms, expected = compute(trajectory, periodic=False)
         column = chart.n_stiff + chart.soft_atoms.tolist().index(atoms[0].tolist())
@@ -109,13 +109,13 @@ def test_phi_and_psi_are_those_of_mdtraj_with_omega_anywhere(chart):
 def test_rigid_motions_change_nothing_and_a_reflection_is_outside(chart):
     x = cases.langevin_frames()
     rotation, shift = cases.random_motion(len(x))
-    z = chart.from_cartesian(x)
-    moved = chart.from_cartesian(x @ rotation.transpose(1, 2) + shift)
+    z = chart.to_standard(x)
+    moved = chart.to_standard(x @ rotation.transpose(1, 2) + shift)
     assert float((moved - z)[:, : chart.n_stiff].abs().max()) < 1e-9
     assert float(wrap((moved - z)[:, chart.n_stiff :]).abs().max()) < 1e-10
-    assert torch.allclose(chart.to_cartesian(moved)[1], chart.to_cartesian(z)[1], rtol=0, atol=1e-8)
+    assert torch.allclose(chart.to_natural(moved)[1], chart.to_natural(z)[1], rtol=0, atol=1e-8)
     assert bool(chart.inside(z).all()) and bool(chart.inside(moved).all())
-    mirrored = chart.from_cartesian(x * torch.tensor([1.0, 1.0, -1.0]))
+    mirrored = chart.to_standard(x * torch.tensor([1.0, 1.0, -1.0]))
     assert float((mirrored - z).abs().max()) > 1.0
     assert not bool(chart.inside(mirrored).any())
 
@@ -125,24 +125,24 @@ def test_log_det_against_autograd(chart):
     z = points(chart, 1)[0]
 
     def positions(p):
-        x = chart.to_cartesian(p[6:][None])[0][0]
+        x = chart.to_natural(p[6:][None])[0][0]
         return (x + torch.linalg.cross(p[3:6].expand_as(x), x) + p[:3]).reshape(-1)
 
     jacobian = torch.autograd.functional.jacobian(positions, torch.cat([torch.zeros(6, dtype=torch.float64), z]))
     expected = torch.linalg.slogdet(jacobian)[1]
-    assert float(chart.to_cartesian(z[None])[1]) == pytest.approx(float(expected), abs=1e-8)
+    assert float(chart.to_natural(z[None])[1]) == pytest.approx(float(expected), abs=1e-8)
 
 
 def test_gradcheck(chart):
     z = points(chart, 2).requires_grad_()
-    assert torch.autograd.gradcheck(chart.to_cartesian, z, fast_mode=True)
+    assert torch.autograd.gradcheck(chart.to_natural, z, fast_mode=True)
     far = (6.0 * points(chart, 2, seed=4)).requires_grad_()
-    assert torch.autograd.gradcheck(chart.to_cartesian, far, fast_mode=True)
+    assert torch.autograd.gradcheck(chart.to_natural, far, fast_mode=True)
 
 
 def test_finite_with_finite_gradients_far_outside_the_support(chart):
     z = (300.0 * points(chart, 64)).requires_grad_()
-    x, log_det = chart.to_cartesian(z)
+    x, log_det = chart.to_natural(z)
     assert not bool(chart.inside(z, x).any())
     gradient = torch.autograd.grad(x.sum() + log_det.sum(), z)[0]
     assert bool(torch.isfinite(x).all() and torch.isfinite(log_det).all() and torch.isfinite(gradient).all())
@@ -151,10 +151,10 @@ def test_finite_with_finite_gradients_far_outside_the_support(chart):
 def test_float32_accuracy(chart):
     """One float32 pass places atoms to 2e-6 nm and gives log |dx/dz| to 2e-4."""
     z = points(chart, 500)
-    exact, log_det = chart.to_cartesian(z)
+    exact, log_det = chart.to_natural(z)
     single = Chart(cases.alanine_dipeptide())
     single.load_state_dict(chart.state_dict())
-    x, log_det_32 = single.to_cartesian(z.float())
+    x, log_det_32 = single.to_natural(z.float())
     assert x.dtype == log_det_32.dtype == torch.float32
     assert float((x - exact).abs().max()) < 2e-6
     assert float((log_det_32 - log_det).abs().max()) < 2e-4
@@ -175,7 +175,7 @@ def test_stiff_torsions_are_bounded_and_amides_keep_their_side(chart):
     assert bool(chart.inside(point_with(chart, omega, 0.0)))
     # Beyond pi from the mean omega comes round to where it was: every position is legal, the point of the chart is not.
     assert not bool(chart.inside(point_with(chart, omega, 2 * math.pi)))
-    assert bool(chart.stereo.matches(chart.to_cartesian(point_with(chart, omega, 2 * math.pi))[0]))
+    assert bool(chart.stereo.matches(chart.to_natural(point_with(chart, omega, 2 * math.pi))[0]))
     # A cis omega is within pi of the mean, but on the other side than the input.
     assert bool(chart.inside(point_with(chart, omega, math.radians(80.0))))
     assert not bool(chart.inside(point_with(chart, omega, math.radians(110.0))))
@@ -183,7 +183,7 @@ def test_stiff_torsions_are_bounded_and_amides_keep_their_side(chart):
 
 def point_with(chart: Chart, i: int, deviation: float) -> torch.Tensor:
     """The mean, soft torsions as in the input structure, with raw stiff coordinate i moved by `deviation`."""
-    z = chart.from_cartesian(torch.as_tensor(cases.alanine_dipeptide().positions)[None])
+    z = chart.to_standard(torch.as_tensor(cases.alanine_dipeptide().positions)[None])
     raw = torch.zeros(chart.n_stiff, dtype=torch.float64)
     raw[i] = deviation
     z[:, : chart.n_stiff] = torch.linalg.solve(chart._scale, raw)
@@ -193,7 +193,7 @@ def point_with(chart: Chart, i: int, deviation: float) -> torch.Tensor:
 def test_labelled_hydrogens_and_alpha_carbon_keep_their_handedness(chart):
     molecule = cases.alanine_dipeptide()
     stereo = Stereochemistry.from_molecule(molecule)
-    assert len(stereo.centres) == 4 and amide_quadruples(molecule) == [(1, 4, 6, 8), (8, 14, 16, 18)]
+    assert len(stereo.centres) == 4 and molecule.graph.amides == ((1, 4, 6, 8), (8, 14, 16, 18))
     x = torch.as_tensor(molecule.positions)[None]
     assert bool(stereo.matches(x))
     for i, j in ((0, 2), (11, 13), (20, 21), (9, 10)):  # hydrogens of three methyls, then HA and CB
@@ -213,8 +213,8 @@ def test_state_goes_through_a_weights_only_file(chart):
     other = Chart(cases.alanine_dipeptide(), dtype=torch.float64)
     other.load_state_dict(torch.load(file, weights_only=True))
     z = points(chart, 5)
-    assert torch.equal(other.to_cartesian(z)[0], chart.to_cartesian(z)[0])
-    assert torch.equal(other.to_cartesian(z)[1], chart.to_cartesian(z)[1])
+    assert torch.equal(other.to_natural(z)[0], chart.to_natural(z)[0])
+    assert torch.equal(other.to_natural(z)[1], chart.to_natural(z)[1])
     with pytest.raises(InputError, match="other coordinates"):
         Chart(cases.toluene()).load_state_dict(chart.state_dict())
     with pytest.raises(InputError, match="other coordinates"):
@@ -230,14 +230,14 @@ def test_override_of_the_soft_torsions_moves_coordinates():
     assert (chart.n_stiff, chart.n_soft) == (58, 2)
     chart.fit(cases.langevin_frames())
     x = cases.langevin_frames()
-    assert cases.aligned_error(chart.to_cartesian(chart.from_cartesian(x))[0], x) < 1e-10
+    assert cases.aligned_error(chart.to_natural(chart.to_standard(x))[0], x) < 1e-10
 
 
 def test_bad_frames_are_refused(chart):
     fresh = Chart(cases.alanine_dipeptide())
     x = cases.langevin_frames()
     with pytest.raises(RuntimeError, match="fit"):
-        fresh.to_cartesian(torch.zeros(1, 60))
+        fresh.to_natural(torch.zeros(1, 60))
     with pytest.raises(InputError, match="shape"):
         fresh.fit(x[:, :5])
     with pytest.raises(InputError, match="55 frames"):

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.space import Space
-from molsampler.smc.moves import kernels
-from molsampler.smc.moves.kernels import HMC_ACCEPTANCE, RANDOM_WALK_ACCEPTANCE, kernel_named
-from molsampler.smc.moves.mala import ChainState, MalaScale, drift, mala
+from molsampler.smc.moves import chain
+from molsampler.smc.moves.chain import ChainState, ProposalScale
+from molsampler.smc.moves.hmc import HMC_ACCEPTANCE
+from molsampler.smc.moves.kernels import kernel_named
+from molsampler.smc.moves.random_walk import RANDOM_WALK_ACCEPTANCE
+from tests.smc.moves.chains import start
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import Gaussian, Skewed, TwoWells, sample_von_mises
 
 HMC, WALK = kernel_named("hmc", 5), kernel_named("random_walk", 1)
 BOTH = pytest.mark.parametrize("kernel", [HMC, WALK], ids=["hmc", "random walk"])
-
-
-def start(target, x: torch.Tensor) -> ChainState:
-    return ChainState(x, *target.log_prob_and_score(x))
 
 
 @pytest.mark.parametrize(
@@ -35,8 +33,8 @@ def test_exact_samples_stay_exact(kernel, step, longest, monkeypatch):
     force, in spreads, acts on a good part of them."""
     target, n = Skewed(a=2.0, kappa=2.0), 8000
     before = target.sample(seeded(0), n)
-    scale = MalaScale(torch.tensor([0.8, 0.7]), step)
-    monkeypatch.setattr(sys.modules[mala.__module__], "_MAX_DRIFT", longest)
+    scale = ProposalScale(torch.tensor([0.8, 0.7]), step)
+    monkeypatch.setattr(chain, "_MAX_DRIFT", longest)
     free = 0.5 * scale.std(target.space) * target.log_prob_and_score(before)[1]
     assert longest > 1.0 or 0.2 < float((free.square().mean(-1).sqrt() > longest).double().mean()) < 0.8
     evaluate, first = target.log_prob_and_score, start(target, before)
@@ -64,7 +62,7 @@ def test_moments_of_a_gaussian_are_reached_from_elsewhere(kernel):
     """4,000 chains from one point; the fourth moment sees the tails."""
     target = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.4, 1.5]), n_circle=1)
     first = start(target, torch.zeros(4000, 3))
-    scale = MalaScale(torch.tensor([0.4, 1.5, 1.0]), 1.3)
+    scale = ProposalScale(torch.tensor([0.4, 1.5, 1.0]), 1.3)
     state, _, _ = kernel(target.log_prob_and_score, target.space, first, scale, 60, seeded(3), adapt=False)
     z = (state.x[:, :2].double() - target.mean) / target.std
     assert_mean(z, 0.0)
@@ -81,72 +79,11 @@ def test_moments_of_a_gaussian_are_reached_from_elsewhere(kernel):
 def test_acceptance_adapts_to_its_optimum(kernel, optimum, first):
     target = Gaussian(torch.zeros(5), torch.tensor([0.3, 1.0, 2.0, 1.0, 0.5]))
     evaluate, space = target.log_prob_and_score, target.space
-    state, scale = start(target, target.sample(seeded(4), 300)), MalaScale(target.std.clone(), first)
+    state, scale = start(target, target.sample(seeded(4), 300)), ProposalScale(target.std.clone(), first)
     state, scale, _ = kernel(evaluate, space, state, scale, 160, seeded(5))
     _, scale, rate = kernel(evaluate, space, state, scale, 60, seeded(6))
     assert rate == pytest.approx(optimum, abs=0.03)
     torch.testing.assert_close(scale.scale, target.std)
-
-
-def test_one_leapfrog_step_is_mala(monkeypatch):
-    """The same noise and the same decisions: the two formulae of the acceptance are one where the angle's kernel is
-    narrow. The score's truncation acts on some of the chains."""
-    monkeypatch.setattr(kernels, "_JITTER", 0.0)
-    target = Skewed(a=2.0, kappa=2.0)
-    x = target.sample(seeded(7), 2000).double()
-    x[:200, 0] += 2.5  # where forces explode
-    state, scale = start(target, x), MalaScale(torch.tensor([1.2, 0.4], dtype=torch.float64), 1.0)
-    monkeypatch.setattr(torch, "rand", lambda *size, generator, **kind: torch.full(size, 0.3, dtype=kind["dtype"]))
-    one, _, rate = mala(target.log_prob_and_score, target.space, state, scale, 1, seeded(8))
-    other, _, same = kernel_named("hmc", 1)(target.log_prob_and_score, target.space, state, scale, 1, seeded(8))
-    torch.testing.assert_close(one.x, other.x, rtol=1e-9, atol=1e-9)
-    assert rate == same and 0.3 < rate < 0.99
-    assert (
-        int(((drift(state.score, scale.scale) - 0.5 * scale.scale**2 * state.score).abs().amax(-1) > 1e-6).sum()) > 50
-    )
-
-
-def test_leapfrog_is_reversible_and_of_second_order():
-    target = Skewed(a=2.0, kappa=2.0)
-    x = target.sample(seeded(9), 500).double()
-    first = start(target, x)
-    noise = torch.randn(x.shape, generator=seeded(10), dtype=torch.float64)
-
-    def path(step: float, steps: int) -> tuple[ChainState, torch.Tensor, torch.Tensor]:
-        std = step * torch.ones(2, dtype=torch.float64)
-        last, v = kernels._leapfrog(target.log_prob_and_score, target.space, first, std * noise, std, steps)
-        back, w = kernels._leapfrog(target.log_prob_and_score, target.space, last, -v, std, steps)
-        torch.testing.assert_close(target.space.wrap(back.x - x), torch.zeros_like(x), rtol=0.0, atol=1e-9)
-        torch.testing.assert_close(-w, std * noise, rtol=0.0, atol=1e-9)
-        return last, v, last.log_r - first.log_r - 0.5 * ((v / std).square() - noise.square()).sum(-1)
-
-    (_, _, rough), (last, _, fine) = path(0.02, 40), path(0.01, 80)
-    assert float((last.x - x).abs().max()) > 1.0
-    assert float(rough.square().mean().sqrt() / fine.square().mean().sqrt()) == pytest.approx(4.0, abs=0.3)
-
-
-def test_the_circle_is_crossed_by_a_long_trajectory():
-    """Constant velocity on a flat circle: the angle advances by the whole path, wrapped."""
-    space = Space(0, 1)
-
-    def flat(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(len(x)), torch.zeros_like(x)
-
-    x, v = torch.tensor([[3.0], [-3.0]]), torch.tensor([[0.5], [-2.0]])
-    last, _ = kernels._leapfrog(flat, space, ChainState(x, *flat(x)), v, torch.ones(1), 7)
-    torch.testing.assert_close(last.x, space.wrap(x + 7 * v), rtol=0.0, atol=1e-5)
-
-
-def test_trajectories_do_not_fall_in_with_a_period_of_the_target():
-    """Eight leapfrog steps of this length are one whole turn of a harmonic oscillator: without the scatter of the step
-    every chain would come back to where it was, for ever. With it, a mean shrinks by sin(0.4 pi) / (0.4 pi) a step."""
-    target = Gaussian(torch.zeros(1), torch.ones(1))
-    scale = MalaScale(torch.ones(1), 2.0 * math.sin(math.pi / 8.0))
-    first = start(target, torch.full((4000, 1), 2.0))
-    hmc = kernel_named("hmc", 8)
-    state, _, _ = hmc(target.log_prob_and_score, target.space, first, scale, 50, seeded(11), adapt=False)
-    assert_mean(state.x[:, 0], 0.0)
-    assert_mean(state.x[:, 0].square(), 1.0)
 
 
 @BOTH
@@ -154,7 +91,7 @@ def test_off_the_support_is_never_entered(kernel):
     """A wall through both wells: trajectories may pass behind it, none may end there, and the rest stays invariant."""
     target = TwoWells(wall=-0.5)
     first = start(target, target.sample(seeded(12), 4000))
-    scale = MalaScale(torch.tensor([0.5, 0.4]), 0.8)
+    scale = ProposalScale(torch.tensor([0.5, 0.4]), 0.8)
     state, _, rate = kernel(target.log_prob_and_score, target.space, first, scale, 15, seeded(13), adapt=False)
     assert bool((state.x[:, 0] >= -0.5).all()) and bool(torch.isfinite(state.log_r).all())
     assert 0.1 < rate < 0.95
@@ -176,7 +113,7 @@ def test_non_finite_proposals_are_rejected(kernel):
         return log_r, torch.where(bad[:, None] == 1, torch.nan, score)
 
     x = target.sample(seeded(15), 300)
-    state, _, rate = kernel(poisoned, target.space, start(target, x), MalaScale(torch.ones(1), 0.3), 5, seeded(16))
+    state, _, rate = kernel(poisoned, target.space, start(target, x), ProposalScale(torch.ones(1), 0.3), 5, seeded(16))
     kept = torch.arange(300) % 3 != 0
     assert torch.equal(state.x[kept], x[kept]) and not torch.equal(state.x[~kept], x[~kept])
     assert bool(torch.isfinite(state.log_r).all()) and bool(torch.isfinite(state.score).all())
@@ -186,13 +123,15 @@ def test_non_finite_proposals_are_rejected(kernel):
 @BOTH
 def test_a_nearly_flat_circle(kernel):
     """Nearly every move is accepted and the step grows; the density stays that of von Mises."""
-    space = Space(0, 1)
+    space = Space.of(0, 1)
 
     def gentle(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return 0.3 * x[:, 0].cos(), -0.3 * x.sin()
 
     x = sample_von_mises(0.3, 8000, seeded(17)).float()[:, None]
-    state, scale, _ = kernel(gentle, space, ChainState(x, *gentle(x)), MalaScale(torch.ones(1), 0.5), 100, seeded(18))
+    state, scale, _ = kernel(
+        gentle, space, ChainState(x, *gentle(x)), ProposalScale(torch.ones(1), 0.5), 100, seeded(18)
+    )
     assert 3.5 < scale.step < math.inf
     expected = float(torch.special.i1(torch.tensor(0.3)) / torch.special.i0(torch.tensor(0.3)))
     assert_mean(state.x[:, 0].cos(), expected)
@@ -204,7 +143,7 @@ def test_what_a_step_costs(name, evaluations):
     target = Gaussian(torch.zeros(2), torch.ones(2))
     first = start(target, torch.zeros(10, 2))
     before = target.counter.total
-    scale = MalaScale(torch.ones(2), 0.5)
+    scale = ProposalScale(torch.ones(2), 0.5)
     kernel_named(name, 4)(target.log_prob_and_score, target.space, first, scale, 3, seeded(19))
     assert target.counter.total - before == 3 * evaluations * 10
 

@@ -1,22 +1,15 @@
-"""The linear chart: change of variables, fits, refusals."""
+"""Linear coordinates: what they are fitted to and what is refused; the contract is in tests/basis."""
 
 from __future__ import annotations
-
-import io
 
 import pytest
 import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.targets.coordinates.affine import Affine
-from molsampler.targets.gaussian_mixture import gmm25, gmm40
-from molsampler.targets.many_well import ManyWell
-from tests.stochastic import assert_mean, seeded
-from tests.targets.analytic import Gaussian, TwoWells
+from tests.stochastic import seeded
 
-
-def base() -> Gaussian:
-    return Gaussian(torch.tensor([0.3, -1.0, 5.0]).double(), torch.tensor([0.6, 1.2, 3.0]).double(), log_z=1.5)
+MEAN = torch.tensor([1.0, -2.0, 3.0]).double()
 
 
 def full(dim: int = 3) -> torch.Tensor:
@@ -24,80 +17,24 @@ def full(dim: int = 3) -> torch.Tensor:
     return scale + torch.diag(torch.linspace(0.5, 2.0, dim, dtype=torch.float64))
 
 
-SCALES = {"diagonal": torch.tensor([0.5, 2.0, 4.0]).double(), "full": full()}
-MEAN = torch.tensor([1.0, -2.0, 3.0]).double()
-
-
-@pytest.fixture(params=list(SCALES))
-def chart(request) -> Affine:
-    return Affine(base(), MEAN, SCALES[request.param])
-
-
-def test_change_of_variables(chart):
-    """Against the Jacobian by autograd and against the normal density of z in closed form."""
+@pytest.mark.parametrize("scale", [torch.tensor([0.5, 2.0, 4.0]), full()], ids=["diagonal", "full"])
+def test_the_map_is_linear_in_the_dtype_of_the_states(scale):
+    coordinates = Affine(MEAN, scale)
     z = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
-    x = chart.to_natural(z)
-    torch.testing.assert_close(chart.to_standard(x), z)
-    jacobian = torch.autograd.functional.jacobian(lambda row: chart.to_natural(row[None])[0], z[0])
-    torch.testing.assert_close(chart.log_prob(z), chart.base.log_prob(x) + torch.linalg.slogdet(jacobian)[1])
-    inverse = torch.linalg.inv(jacobian)
-    mean = inverse @ (chart.base.mean - MEAN)
-    factor = inverse @ torch.diag(chart.base.std)
-    closed = torch.distributions.MultivariateNormal(mean, factor @ factor.T)
-    torch.testing.assert_close(chart.log_prob(z), closed.log_prob(z) + 1.5)
-    assert chart.log_z == 1.5
+    matrix = (torch.diag(scale) if scale.ndim == 1 else scale).double()
+    x, log_det = coordinates.to_natural(z)
+    torch.testing.assert_close(x, MEAN + (matrix @ z.T).T)
+    torch.testing.assert_close(log_det, torch.full((5,), float(torch.linalg.slogdet(matrix).logabsdet)).double())
+    single, log_det = coordinates.to_natural(z.float())
+    assert single.dtype == log_det.dtype == coordinates.to_standard(x.float()).dtype == torch.float32
+    torch.testing.assert_close(single.double(), x, rtol=1e-5, atol=1e-5)
 
 
-def test_score_and_evaluations(chart):
-    z = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(chart.log_prob(z).sum(), z)
-    assert chart.counter is chart.base.counter and chart.counter.total == 0
-    log_r, score = chart.log_prob_and_score(z)
-    torch.testing.assert_close(score, gradient)
-    torch.testing.assert_close(log_r, chart.log_prob(z).detach())
-    assert chart.counter.total == 5 and not log_r.requires_grad and not score.requires_grad
-    single = chart.log_prob_and_score(z.detach().float()[:0])
-    assert single[0].shape == (0,) and single[1].shape == (0, 3) and chart.counter.total == 5
-    single, single_score = chart.log_prob_and_score(z.detach().float())
-    torch.testing.assert_close(single_score.double(), score, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "full"])
-def test_fit(kind):
-    """Samples of the fitted chart have mean 0 and unit covariance, by an independent draw; log Z stays."""
-    target = ManyWell(6)
-    mixing = Affine(target, torch.full((6,), 3.0), full(6))  # correlated, off the origin
-    chart = Affine.fit(mixing, mixing.sample(seeded(2), 50_000), kind)
-    z = chart.sample(seeded(3), 50_000)
-    assert_mean(z, 0.0, bound=4.5 * 2**0.5)  # the fit itself scatters as much
-    covariance = z.T @ z / len(z)
-    torch.testing.assert_close(covariance.diagonal(), torch.ones(6).double(), rtol=0.0, atol=0.04)
-    off = (covariance - torch.diag(covariance.diagonal())).abs().max()
-    assert (float(off) < 0.04) == (kind == "full")
-    assert chart.log_z == target.log_z and chart.counter is target.counter
-
-
-def test_log_z_is_unchanged_by_quadrature():
-    target = gmm25()
-    chart = Affine.fit(target, target.sample(seeded(4), 2000) @ torch.tensor([[1.0, 0.7], [0.0, 1.0]]).double(), "full")
-    line = torch.arange(-5.0, 5.0, 0.03, dtype=torch.float64)
-    total = chart.log_prob(torch.cartesian_prod(line, line)).exp().sum() * 0.03**2
-    assert float(total) == pytest.approx(1.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "full"])
-def test_state_dict(kind):
-    target = gmm40(5)
-    chart = Affine.fit(target, target.sample(seeded(5), 100), kind)
-    buffer = io.BytesIO()
-    torch.save(chart.state_dict(), buffer)
-    buffer.seek(0)
-    other = Affine(target, target.centre, target.extent)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    z = torch.randn(3, 5, generator=seeded(6), dtype=torch.float64)
-    assert torch.equal(other.log_prob(z), chart.log_prob(z)) and torch.equal(other.to_natural(z), chart.to_natural(z))
-    with pytest.raises(InputError, match="needs"):
-        Affine(base(), MEAN, SCALES["full"]).load_state_dict(chart.state_dict())
+def test_what_is_given_is_kept_as_a_copy():
+    mean = MEAN.clone()
+    coordinates = Affine(mean, torch.ones(3))
+    mean.zero_()
+    assert torch.equal(coordinates.mean, MEAN)
 
 
 def degenerate() -> dict[str, tuple[torch.Tensor, str, str]]:
@@ -121,7 +58,23 @@ def degenerate() -> dict[str, tuple[torch.Tensor, str, str]]:
 def test_degenerate_samples_are_refused(case):
     x, kind, message = degenerate()[case]
     with pytest.raises(InputError, match=message):
-        Affine.fit(base(), x, kind)
+        Affine(MEAN, torch.ones(3), kind).fit(x)
+
+
+def test_a_refused_fit_leaves_the_coordinates_as_they_were():
+    coordinates = Affine(MEAN, torch.ones(3), "full")
+    with pytest.raises(InputError):
+        coordinates.fit(degenerate()["in a plane"][0])
+    assert torch.equal(coordinates.mean, MEAN) and torch.equal(coordinates.scale, torch.ones(3).double())
+
+
+def test_a_covariance_that_is_none_is_refused():
+    for kind, covariance, message in (
+        ("full", torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), "not positive definite"),
+        ("diagonal", torch.diag(torch.tensor([1.0, 0.0, 1.0])), "smallest scale is 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Affine(MEAN, torch.ones(3), kind).standardise(MEAN, covariance)
 
 
 @pytest.mark.parametrize(
@@ -135,16 +88,4 @@ def test_degenerate_samples_are_refused(case):
 )
 def test_bad_scales_are_refused(scale, message):
     with pytest.raises(InputError, match=message):
-        Affine(base(), MEAN, scale)
-
-
-def test_angles_are_refused():
-    with pytest.raises(InputError, match="1 angles"):
-        Affine(TwoWells(), torch.zeros(2), torch.ones(2))
-
-
-def test_base_off_its_support():
-    """-inf and a zero gradient come through as they are."""
-    target = gmm25()
-    log_r, score = Affine(target, target.centre, target.extent).log_prob_and_score(torch.full((1, 2), 1e30))
-    assert bool(torch.isneginf(log_r).all()) and bool((score == 0.0).all())
+        Affine(MEAN, scale)

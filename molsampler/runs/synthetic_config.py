@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from molsampler.diffusion.policy import PolicyConfig
-from molsampler.diffusion.process import ScheduleConfig
-from molsampler.preparation.synthetic import Standardise
+from molsampler.basis.settings import change, setting, table
+from molsampler.targets.charted import Standardise
 from molsampler.targets.synthetic import make_synthetic
-from molsampler.training.config import BehaviourConfig, TrainConfig
+from molsampler.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """One run.
+    """One run on a synthetic target."""
 
-    target : a name in `molsampler.targets.synthetic.SYNTHETIC`; arm : one in `molsampler.runs.methods.ARMS`
-    standardise : coordinates of the annealed start; arms from scratch keep the prior's (targets/standardise.py)
-    samples : drawn at the end; threads : of torch, 0 for all cores; device : these targets are for the CPU
-    """
-
-    target: str = "gmm40-2d"
-    arm: str = "default"
-    standardise: Standardise = "diagonal"
-    samples: int = 10_000
-    threads: int = 0
-    device: Literal["cpu"] = "cpu"
-    train: TrainConfig = field(default_factory=TrainConfig)
+    target: str = setting("gmm40-2d", "a name in `molsampler.targets.synthetic.SYNTHETIC`")
+    arm: str = setting("default", "a method: a name in `molsampler.runs.methods.ARMS`")
+    standardise: Standardise = setting(
+        "diagonal", "coordinates of the annealed start", needs={"train.start": "annealed"}
+    )
+    samples: int = setting(10_000, "drawn at the end", low=1)
+    threads: int = setting(0, "of torch; 0 for all cores", low=0)
+    device: Literal["cpu"] = setting("cpu", "these targets are for the CPU")
+    train: TrainConfig = table(TrainConfig, "training")
 
 
-_TRAIN = TrainConfig(
+_TRAIN = change(
+    TrainConfig(),
     warm_updates=3500,
     updates=500,
     evaluations=40,
     evaluation_samples=2000,
-    schedule=ScheduleConfig(line_power=1.5),
-    policy=PolicyConfig(width=128),
-    behaviour=BehaviourConfig(moves_limit=2_000_000, smc_particles=512, warm_rollouts=2048),
+    schedule={"line_power": 1.5},
+    policy={"width": 128},
+    passes={"particles": 512},
+    moves={"limit": 2_000_000},
+    rollouts={"number": 2048, "every": 20},
 )
 """Numbers of updates, not minutes: a busy machine takes longer and gives the same. One to six minutes on one core."""
 
@@ -61,7 +60,7 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "twist": {"frequencies": 8},
         "schedule": {"line_power": 2.0},
         "anneal": {"step_range": 100.0, "ess": 0.9, "moves": 20},
-        "behaviour": {"moves_step_range": 100.0},
+        "moves": {"step_range": 100.0},
     },
     "manywell": {"policy": {"frequencies": 4, "width": 192}, "twist": {"frequencies": 4}},
     "student": {"policy": {"frequencies": 8, "log_var_range": 6.0}, "twist": {"frequencies": 8}},
@@ -73,7 +72,7 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "schedule": {"line_power": 2.0},
         "anneal": {"particles": 16384, "step_range": 10.0, "ess": 0.9, "moves": 10},
         "optimiser": {"rate": 1e-3},
-        "behaviour": {"warm_rollouts": 0},
+        "rollouts": {"number": 0},
     },
 }
 _CHARTS: dict[str, Standardise] = {"funnel": "sinh", "student": "sinh", "cox": "prior"}
@@ -84,7 +83,6 @@ def synthetic_config(target: str) -> SyntheticConfig:
     make_synthetic(target)
     family = target.split("-")[0]
     warm_updates, updates = _UPDATES.get(target, (_TRAIN.warm_updates, _TRAIN.updates))
-    train = replace(_TRAIN, warm_updates=warm_updates, updates=updates)
-    for name, values in _SETTINGS.get(target, _SETTINGS.get(family, {})).items():
-        train = replace(train, **{name: replace(getattr(train, name), **values)})
+    settings = _SETTINGS.get(target, _SETTINGS.get(family, {}))
+    train = change(_TRAIN, warm_updates=warm_updates, updates=updates, **settings)
     return SyntheticConfig(target=target, standardise=_CHARTS.get(family, "diagonal"), train=train)

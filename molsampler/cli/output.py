@@ -1,0 +1,48 @@
+"""Words out: notes, verdicts, refusals, and the exit status that goes with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from molsampler.basis.errors import InputError
+from molsampler.runs.molecule import Job
+
+
+class Stopped(Exception):
+    """Training was interrupted and saved."""
+
+
+def guarded(program: str, act: Callable[[], object]) -> int:
+    """Run; an InputError becomes its sentence on standard error and status 2, an interrupted training status 130."""
+    try:
+        act()
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except Stopped:
+        return 130
+    return 0
+
+
+def printer(quiet: bool) -> Callable[[str], None]:
+    """Where notes go: standard output, line by line, or nowhere."""
+    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+
+
+def print_verdict(job: Job, metrics: dict) -> None:
+    """The few figures that a user wants to see at once, and where the rest is."""
+
+    def figure(name: str, scale: float = 1.0) -> str:
+        entry = metrics.get(name) or {}
+        if entry.get("value") is None:
+            return "unknown"
+        error = f" +- {scale * entry['stderr']:.2g}" if entry.get("stderr") is not None else ""
+        return f"{scale * entry['value']:.4g}{error}"
+
+    print(f"ESS {figure('ess', 100.0)} % of {figure('samples')} samples")
+    print(f"log Z {figure('log_z_estimate')} by importance weights, {figure('log_z_running')} by those of training")
+    print(f"energy evaluations {figure('evaluations')}, of MD {figure('evaluations_md')}")
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in job.timings.items())
+    print(f"training {job.trainer.seconds:.0f} s; {stages}")
+    print(f"results: {job.run.path}/report.html, samples.dcd with topology.pdb, weights.npz, metrics.json")

@@ -1,0 +1,46 @@
+"""Which process and policy a configuration means: the kinds of steps that a trajectory is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from molsampler.basis.space import Circle, Line, Space
+from molsampler.diffusion.chain import PolicyChain, ProcessChain
+from molsampler.diffusion.noise import ScheduleConfig
+from molsampler.diffusion.policy import DiffusionPolicy, Policy, PolicyConfig
+from molsampler.diffusion.process import NoisingProcess, Process
+from molsampler.diffusion.torsions import Reveal, TorsionConfig, TorsionPolicy
+
+
+def make_process(space: Space, config: ScheduleConfig) -> Process:
+    """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused."""
+    own = {kind: rows for part, rows in space.columns() for kind in (Line, Circle) if isinstance(part, kind)}
+    if config.torsions == "joint" or Circle not in own:
+        return NoisingProcess(space, config)
+    links: list[tuple[Process, slice]] = [(Reveal(space.only(Circle)), own[Circle])]
+    if Line in own:
+        links.append((NoisingProcess(space.only(Line), config), own[Line]))
+    return ProcessChain(space, links)
+
+
+def make_policy(
+    process: Process,
+    config: PolicyConfig,
+    torsions: TorsionConfig,
+    generator: torch.Generator,
+    score: Callable[[Tensor], Tensor] | None = None,
+) -> Policy:
+    """The policy for a process; `generator` draws its first parameters, `score` is for the Langevin parametrisation."""
+    if not isinstance(process, ProcessChain):
+        return DiffusionPolicy(process, config, generator, score)
+    policies: list[Policy] = []
+    for link in process.links:
+        if isinstance(link.process, Reveal):
+            policies.append(TorsionPolicy(link.process, torsions, generator, link.own))
+        else:
+            seen = {"seen": process.space, "own": link.own}
+            policies.append(DiffusionPolicy(link.process, config, generator, score, **seen))
+    return PolicyChain(process, policies)

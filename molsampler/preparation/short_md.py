@@ -1,0 +1,60 @@
+"""The short MD run from the input structure, whose frames standardise a molecule's first chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from molsampler.basis.errors import InputError
+from molsampler.basis.settings import setting
+from molsampler.molecules.dynamics.langevin import Langevin
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.molecule import Molecule
+
+
+@dataclass(frozen=True)
+class SetupConfig:
+    """The short MD run from the input structure that standardises the chart, at the target's temperature."""
+
+    chains: int = setting(128, "conformations at once", low=1)
+    burn_in: float = setting(1.0, "before frames are kept", unit="ps", low=0.0)
+    length: float = setting(1.0, "while frames are kept", unit="ps", above=0.0)
+    interval: float = setting(0.04, "between two frames", unit="ps", above=0.0)
+    timestep: float = setting(0.001, "of the dynamics", unit="ps", above=0.0, high=0.01)
+    friction: float = setting(5.0, "of the dynamics", unit="1/ps", above=0.0)
+
+    @property
+    def frames(self) -> int:
+        """How many are kept, where no conformation fails."""
+        return self.chains * (round(self.length / self.timestep) // self.stride)
+
+    @property
+    def stride(self) -> int:
+        """Steps between two frames."""
+        return max(round(self.interval / self.timestep), 1)
+
+
+def short_md(
+    molecule: Molecule, energy: Energy, setup: SetupConfig, generator: torch.Generator, device: str
+) -> torch.Tensor:
+    """Frames (M, N, 3) nm of an MD run from the input structure."""
+    dynamics = Langevin(energy, molecule.masses, molecule.temperature, setup.timestep, setup.friction)
+    start = torch.tensor(molecule.positions, dtype=torch.float32, device=device)
+    frames: list[torch.Tensor] = []
+    with energy.counter.purpose("md"):
+        state = dynamics.start(start.expand(setup.chains, -1, -1).contiguous(), generator)
+        state = dynamics.step(state, round(setup.burn_in / setup.timestep), generator)
+        state = dynamics.step(
+            state,
+            round(setup.length / setup.timestep),
+            generator,
+            on_frame=lambda done, s: frames.append(s.positions[~s.failed].clone()),
+            frame_interval=setup.stride,
+        )
+    if bool(state.failed.all()):
+        raise InputError(
+            f"every conformation of the short MD run of '{molecule.name}' reached a non-finite energy: the input "
+            "structure may have clashes; minimise it first, or use a smaller time step"
+        )
+    return torch.cat(frames)

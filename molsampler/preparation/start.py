@@ -1,0 +1,54 @@
+"""From a target to one that training can begin on: annealed from the prior, standardised on what was found.
+
+One algorithm for every kind of coordinates: it knows nothing of the target but its density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
+from molsampler.smc.moves.chain import ChainState
+from molsampler.targets.charted import Charted
+from molsampler.targets.molecule import MoleculeTarget
+
+
+def prepare(
+    target: Charted | MoleculeTarget,
+    anneal: AnnealConfig,
+    generator: torch.Generator,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    fit: bool = True,
+) -> Prefill:
+    """Weighted states of the target on its final coordinates, which stand for R.
+
+    Annealed SMC from the prior of the target's first coordinates reaches every basin; the coordinates are then fitted
+    to what it found, in place (unless `fit` is False), and log R of its particles computed again there. The integral
+    of R is the same on both charts.
+    """
+    coordinates = target.coordinates
+    with target.counter.purpose("prefill"):
+        found = annealed_smc(target.log_prob_and_score, target.space, anneal, generator)
+        say(
+            f"annealing: {len(found.betas)} temperatures, log Z {found.log_z:.3f}, "
+            f"{found.distinct_ancestors} of {anneal.particles} prior draws have descendants"
+        )
+        with torch.no_grad():
+            natural, hot = (coordinates.to_natural(part.x)[0] for part in (found.state, found.explorers))
+        if fit:
+            coordinates.fit(natural)
+        state, _ = _standardised(target, natural)
+        explorers, inside = _standardised(target, hot)
+    return Prefill(state, found.log_z, explorers, found.explorer_log_w[inside])
+
+
+def _standardised(target: Charted | MoleculeTarget, natural: Tensor) -> tuple[ChainState, Tensor]:
+    """States (M, D) of natural states (B, ...) on the target's coordinates, and which of the B are on its support."""
+    x = target.coordinates.to_standard(natural)
+    log_r, score = target.log_prob_and_score(x)
+    inside = torch.isfinite(log_r)
+    return ChainState(x[inside], log_r[inside], score[inside]), inside

@@ -1,0 +1,165 @@
+"""What a run on a molecule leaves: weighted samples with final energies, figures, pictures and a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from molsampler.analysis.analyse import Subject, analyse
+from molsampler.analysis.reference_ensemble import Reference, load_reference
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.dynamics.quench import quench
+from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
+from molsampler.molecules.facts import ring_cautions
+from molsampler.molecules.loading.folders import reference_folders
+from molsampler.runs.molecule import Job
+from molsampler.smc.trained import check_samples
+
+EUBO_FRAMES = 1000  # of the reference
+_MINIMISATION = 1000  # steps
+METHOD = (
+    "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network gives "
+    "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
+    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states and "
+    "on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
+    "importance weight, so that averages over weighted samples are averages over the Boltzmann distribution."
+)
+
+
+def sample(
+    job: Job, n: int | None = None, sampler: str | None = None, *, seed: int | None = None, progress: bool = True
+) -> None:
+    """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them.
+
+    n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
+        touched.
+    """
+    begun = time.perf_counter()
+    n = job.config.samples if n is None else n
+    sampler = sampler or job.config.sampler
+    check_samples(n, sampler)
+    generator = _generator(job, 1, seed)
+    trained, counter = job.trainer.sampler(), job.target.counter
+    with tqdm(total=n, desc="sampling", unit="sample", disable=not progress) as bar, counter.purpose("analysis"):
+        drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator, bar.update)
+    positions, energies, log_prob = rescore(job, drawn.x)
+    log_weights = np.where(np.isfinite(log_prob), log_prob - drawn.log_ratio.cpu().numpy(), -np.inf)
+    job.run.write_samples(
+        positions,
+        job.molecule.topology,
+        log_weights,
+        energies,
+        log_prob,
+        group=_array(drawn.group),
+        distinct_ancestors=_array(drawn.distinct_ancestors),
+    )
+    job.timings["sampling"] = time.perf_counter() - begun
+
+
+def _generator(job: Job, purpose: int, seed: int | None = None) -> torch.Generator:
+    """A generator of its own for each purpose of a run, from its seed."""
+    seed = job.config.train.seed if seed is None else seed
+    return torch.Generator(job.config.device).manual_seed(seed + purpose)
+
+
+def _array(values: torch.Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.cpu().numpy()
+
+
+def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,), float64,
+    of states z (n, D) on the job's chart."""
+    chart = _double_chart(job)
+    z = z.double().cpu()
+    positions, log_det = chart.to_natural(z)
+    energy = OpenMMEnergy(job.molecule, platform="Reference", counter=job.target.counter)
+    try:
+        with energy.counter.purpose("analysis"):
+            potential = torch.cat([energy.energy(part).double() for part in positions.split(4096)])
+    finally:
+        energy.close()
+    log_r = -job.molecule.beta * potential + log_det
+    log_r = torch.where(chart.inside(z, positions), log_r, -torch.inf)
+    return positions.numpy(), potential.numpy(), log_r.numpy()
+
+
+def _double_chart(job: Job) -> Chart:
+    chart = Chart(job.molecule, dtype=torch.float64)
+    chart.load_state_dict(job.target.coordinates.state_dict())
+    return chart
+
+
+def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    """log w (k,) of trajectories noised from frames of the reference, for the EUBO, and these frames (k,).
+
+    Frames are evenly spaced; those off the chart's support, where R is zero, are left out.
+    """
+    frames = np.unique(np.linspace(0, reference.trajectory.n_frames - 1, EUBO_FRAMES).round().astype(int))
+    z = _double_chart(job).to_standard(torch.tensor(reference.trajectory.xyz[frames], dtype=torch.float64))
+    log_r = rescore(job, z)[2]
+    inside = np.isfinite(log_r)
+    x = z[torch.as_tensor(inside)].float().to(job.config.device)
+    log_ratio = job.trainer.sampler().path_log_weights(x, torch.zeros_like(x[:, 0]), _generator(job, 2))
+    log_w = log_ratio.double().cpu().numpy() + log_r[inside]
+    return np.where(np.isfinite(log_w), log_w, np.inf), frames[inside]
+
+
+def find_reference(system: str) -> Reference | None:
+    """The stored reference of a system, or None where there is none."""
+    stored = [folder for folder in reference_folders(system) if (folder / "reference.npz").is_file()]
+    return load_reference(stored[0]) if stored else None
+
+
+def conclude(job: Job) -> dict:
+    """Pictures, metrics.json and report.html of the job's run directory; returns the metrics."""
+    begun = time.perf_counter()
+
+    def minimise(positions: np.ndarray) -> np.ndarray:
+        with job.target.counter.purpose("analysis"):
+            return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=_MINIMISATION)[0].numpy()
+
+    config, trainer, chart = job.config, job.trainer, job.target.coordinates
+    reference = find_reference(config.system)
+    backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
+    subject = Subject(
+        name=job.molecule.name,
+        temperature=job.molecule.temperature,
+        input_positions=job.molecule.positions,
+        soft_quadruples=chart.soft_atoms.tolist(),
+        minimise=minimise,
+        reference_log_weights=backward,
+        reference_frames=frames,
+        details=[
+            ("coordinates", f"{chart.n_stiff} on the line, {chart.n_soft} circular torsions"),
+            ("energy", type(job.energy).__name__),
+            ("steps", str(config.train.schedule.n_steps)),
+            ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of {config.train.objective}"),
+            ("training", f"{trainer.seconds / 60:.1f} min; set-up {job.timings.get('setup', 0):.0f} s"),
+        ],
+        method=METHOD,
+        command=f"python {' '.join(sys.argv)}",
+        cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
+    )
+    metrics = analyse(job.run, subject, reference, training_figures(job))
+    job.timings["analysis"] = time.perf_counter() - begun
+    return metrics
+
+
+def training_figures(job: Job) -> dict:
+    """What metrics.json says of the training: log Z by it, what it cost, how long each stage took."""
+    trainer, counter = job.trainer, job.target.counter
+    figures: dict = {
+        "log_z_learnt": float(trainer.learner.log_z.detach()),
+        "log_z_running": trainer.behaviours.log_z.value,
+        "training_seconds": trainer.seconds,
+        "updates": trainer.done,
+        "skipped_updates": sum(trainer.learner.skipped.values()),
+        "evaluations": counter.spent,
+    }
+    spent = {word: n for word, n in sorted(counter.by_purpose.items()) if word != "analysis"}
+    figures |= {f"evaluations_{word}": n for word, n in spent.items()}
+    return figures | {f"seconds_{name}": value for name, value in job.timings.items()}

@@ -1,0 +1,117 @@
+"""A trained sampler as one noun: process, averaged policy, twist and log Z, with the target that they were trained on.
+
+It draws, weighs and answers for its twist; it needs no optimiser and no replay buffer, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from molsampler.basis.errors import InputError
+from molsampler.diffusion.policy import Policy
+from molsampler.diffusion.process import Process
+from molsampler.diffusion.trajectories import path_log_weights, rollout
+from molsampler.diffusion.twist import Twist
+from molsampler.smc.sampler import SMCConfig, SMCPass
+
+CHUNK = 2048
+SMC_PASSES = 64
+"""Least number of independent passes, whose scatter gives the ESS of SMC (DESIGN: ESS)."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples before their final energies are known.
+
+    x : (n, D) states; log_r : (n,) log R as the sampler saw it; log_ratio : (n,) float64, log R minus the log-weight,
+    so that a rescored log R' gives the log-weight log R' - log_ratio
+    group : (n,) SMC pass of each sample, or None; distinct_ancestors : (passes,) of each pass, or None
+    """
+
+    x: Tensor
+    log_r: Tensor
+    log_ratio: Tensor
+    group: Tensor | None = None
+    distinct_ancestors: Tensor | None = None
+
+    @property
+    def log_w(self) -> Tensor:
+        """(n,) float64, -inf off the support."""
+        return torch.where(self.log_r > -torch.inf, self.log_r.double() - self.log_ratio, -torch.inf)
+
+
+@dataclass(frozen=True)
+class TrainedSampler:
+    """policy : with the averaged parameters; twist : log F_n; log_z : the learnt log Z, a scalar
+    log_prob : log R, (B, D) -> (B,), -inf off the support; bounded : log R -> the finite surrogate in the twist
+    smc_config : chunks and resampling; twist_trained : False where nothing has trained the twist
+    """
+
+    policy: Policy
+    twist: Twist
+    log_z: Tensor
+    log_prob: Callable[[Tensor], Tensor]
+    bounded: Callable[[Tensor], Tensor]
+    smc_config: SMCConfig
+    twist_trained: bool = True
+
+    @property
+    def process(self) -> Process:
+        return self.policy.process
+
+    def draw(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
+        """n independent rollouts of the policy with importance weights."""
+        parts = []
+        for start in range(0, n, CHUNK):
+            size = min(CHUNK, n - start)
+            states, log_ratio = rollout(self.policy, size, generator)
+            with torch.no_grad():
+                parts.append((states[-1], self.log_prob(states[-1]), log_ratio.double()))
+            on_chunk(size)
+        return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def smc(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
+        """n particles from SMC_PASSES independent passes of equal size (n is rounded up).
+
+        Raises InputError where the twist is untrained.
+        """
+        if not self.twist_trained:
+            raise InputError(
+                "the twist of this run was not trained (its objective is reverse_kl), so that sequential Monte Carlo "
+                "has no intermediate targets: sample with sampler = policy"
+            )
+        size = -(-n // SMC_PASSES)
+        parts, ancestors = [], []
+        for k in range(SMC_PASSES):
+            one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator)
+            particles, info = one.run()
+            log_r = particles.log_r
+            log_ratio = torch.where(log_r > -torch.inf, log_r.double() - particles.log_w, 0.0)
+            parts.append((particles.x, log_r, log_ratio, torch.full((size,), k)))
+            ancestors.append(info.distinct_ancestors)
+            on_chunk(size)
+        return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)), torch.tensor(ancestors))
+
+    def path_log_weights(self, x: Tensor, log_r: Tensor, generator: torch.Generator) -> Tensor:
+        """log w (B,) of trajectories noised from states x (B, D) with log R (B,); over R / Z their mean is the EUBO."""
+        return path_log_weights(self.policy, self.process, x, log_r, generator)
+
+    @torch.no_grad()
+    def log_twist(self, x: Tensor, n: int) -> Tensor:
+        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N."""
+        log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
+        return self.twist(x, n, self.log_z, log_r)
+
+
+def check_samples(n: int, sampler: str) -> None:
+    """InputError where n samples are too few for the sampler ("policy" or "smc")."""
+    if n < 1:
+        raise InputError(f"{n} samples were asked for: ask for at least 1")
+    if sampler == "smc" and n < 2 * SMC_PASSES:
+        raise InputError(
+            f"{n} samples are too few for SMC: ask for at least {2 * SMC_PASSES}, {SMC_PASSES} passes of 2 particles"
+        )

@@ -1,0 +1,56 @@
+"""From a budget in minutes to numbers of updates, by timing both kinds of update and what goes with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from molsampler.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from molsampler.training.trainer import Trainer
+
+PROBE_UPDATES = 12  # updates timed to turn minutes into numbers of updates
+_WARM = 3  # before the clock starts
+_RATE = 1e-3  # share of the learning rate in probes; what they learn is put back
+
+
+def plan(trainer: Trainer) -> TrainConfig:
+    """The trainer's configuration with both numbers of updates; a number that is given stands, and the share of the
+    budget that belonged to its phase is not given to the other. The trainer's state is put back afterwards."""
+    config = trainer.config
+    warm_updates = 0 if config.start == "scratch" and config.warm_updates is None else config.warm_updates
+    if warm_updates is not None and config.updates is not None:
+        return dataclasses.replace(config, warm_updates=warm_updates)
+    budget = 60.0 * config.minutes
+    warm_share = 0.0 if config.start == "scratch" else config.warm_share
+    before = trainer.state_dict()
+
+    def timed(act: Callable[[int], object], repeats: int) -> float:
+        """Seconds of one act; the trainer's state is put back."""
+        begun = time.perf_counter()
+        for k in range(repeats):
+            act(k)
+        seconds = (time.perf_counter() - begun) / repeats
+        trainer.load_state_dict(before)
+        return seconds
+
+    def update(act: Callable[[int], object]) -> float:
+        """Seconds of one update, after some that compile and warm up."""
+        timed(lambda k: act(k + 1), _WARM)
+        cycle = 2 * (config.batch.replay_updates + 1)  # the updates of a cycle differ
+        return timed(act, max(PROBE_UPDATES // cycle, 1) * cycle)
+
+    moves = timed(lambda k: trainer.behaviours.local_moves(), 1) / config.moves.every if config.moves.every else 0.0
+    if warm_updates is None:
+        seconds = update(lambda k: trainer.denoise(_RATE)) + moves
+        if config.rollouts.number:
+            seconds += timed(lambda k: trainer.rollouts(), 1) / config.rollouts.every
+        warm_updates = round(budget * warm_share / seconds)
+    updates = config.updates
+    if updates is None:
+        seconds = update(lambda k: trainer.balance(k, _RATE)) + moves
+        updates = max(1, round(budget * (1.0 - warm_share) / seconds))
+    return dataclasses.replace(config, warm_updates=warm_updates, updates=updates)
