@@ -207,8 +207,6 @@ def test_increments_add_up_to_the_weights_where_nothing_is_resampled(chunk):
     torch.testing.assert_close(torch.stack(info.increments), expected, rtol=1e-4, atol=1e-4)
 
 
-
-
 def test_a_seed_gives_the_same_run():
     policy, config = bad_policy(), CASES["tempering"]
     one, two = (SMCPass(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11)).run()[0] for _ in range(2))

@@ -146,7 +146,9 @@ def test_each_refusal_is_one_sentence(name):
 
 def test_a_density_far_from_the_origin_is_found_where_it_is_said_to_be():
     far: dict[str, Any] = {"centre": 1000.0, "extent": 3.0}
-    inside = Density(lambda x: torch.where((x - 1000.0).abs().amax(-1) < 30.0, normal(x - 1000.0), -torch.inf), 2, **far)
+    inside = Density(
+        lambda x: torch.where((x - 1000.0).abs().amax(-1) < 30.0, normal(x - 1000.0), -torch.inf), 2, **far
+    )
     assert as_target(inside) is inside
     with pytest.raises(InputError, match="say with centre and extent"):
         as_target(Density(inside._log_prob, 2))

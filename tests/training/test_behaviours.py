@@ -26,7 +26,9 @@ def policy_for(target: Target, seed: int = 0) -> DiffusionPolicy:
     """With a random output, so that two seeds give two policies."""
     policy = DiffusionPolicy(NoisingProcess(target.space, CONFIG.schedule), PolicyConfig(8, 2), seeded(seed))
     with torch.no_grad():
-        policy.network.mlp.last_bias.copy_(0.2 * torch.randn(policy.network.mlp.last_bias.shape, generator=seeded(seed)))
+        policy.network.mlp.last_bias.copy_(
+            0.2 * torch.randn(policy.network.mlp.last_bias.shape, generator=seeded(seed))
+        )
     return policy
 
 

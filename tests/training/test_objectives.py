@@ -24,7 +24,10 @@ LOG_Z = torch.tensor(0.7, requires_grad=True)
 
 def some_trajectories(n_steps: int = 6) -> tuple[DiffusionPolicy, Twist, Trajectories]:
     process = NoisingProcess(TARGET.space, ScheduleConfig(n_steps))
-    policy, twist = DiffusionPolicy(process, PolicyConfig(8, 2), seeded(0)), Twist(process, TwistConfig(8, 2), seeded(1))
+    policy, twist = (
+        DiffusionPolicy(process, PolicyConfig(8, 2), seeded(0)),
+        Twist(process, TwistConfig(8, 2), seeded(1)),
+    )
     with torch.no_grad():
         for network in (policy.network, twist.network):
             network.mlp.last.weight.copy_(0.3 * torch.randn(network.mlp.last.weight.shape, generator=seeded(2)))

@@ -30,7 +30,7 @@ def test_every_column_is_in_a_row_and_the_other_way_round(rows):
     names = [column.name for column in COLUMNS]
     assert len(names) == len(set(names)) and all(column.meaning for column in COLUMNS)
     expected = [name for name in names if name not in ADDED]
-    assert ADDED < set(names)
+    assert set(names) > ADDED
     for row in rows[1:]:
         assert list(row) == expected
 
@@ -69,7 +69,9 @@ def test_figures_of_the_samples_are_their_closed_forms(rows):
     log_w = torch.tensor([0.0, math.log(2.0), -torch.inf, math.log(3.0), -torch.inf])
     row = training_row(rows[0], LogWeights(log_w))
     assert row["elbo"] == pytest.approx(math.log(6.0) / 3.0) and row["elbo_median"] == pytest.approx(math.log(2.0))
-    assert row["ess"] == pytest.approx(36.0 / 14.0 / 5.0) and row["log_z_estimate"] == pytest.approx(math.log(6.0 / 5.0))
+    assert row["ess"] == pytest.approx(36.0 / 14.0 / 5.0) and row["log_z_estimate"] == pytest.approx(
+        math.log(6.0 / 5.0)
+    )
     assert row["outside_support"] == pytest.approx(0.4)
     nothing = training_row(rows[0], LogWeights(torch.full((5,), -torch.inf)))
     assert math.isnan(nothing["elbo"]) and nothing["ess"] == 0.0 and nothing["outside_support"] == 1.0
