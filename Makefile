@@ -27,7 +27,7 @@ test-slow: $(STAMP)
 venv: $(STAMP)
 
 # The stamp is written last, so an installation that was interrupted is begun again.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "molsampler needs Python 3.11 or later; '$(PYTHON)' was not found: install it, or name one with make PYTHON=..."; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"molsampler needs Python 3.11 or later; $(PYTHON) is {v[0]}.{v[1]}: name a newer one with make PYTHON=python3.12")'
@@ -41,6 +41,6 @@ $(STAMP): requirements.lock pyproject.toml
 # A local build's tag (torch 2.13.0+cpu) is cut off, so that the lock is good for any platform's build.
 lock:
 	@{ echo "# Every package of a working environment, pinned; made by \`make lock\`, installed by \`make venv\`."; \
-	   $(RUN) -m pip freeze --exclude-editable | grep -v -i '^molsampler' | sed -E 's/^([A-Za-z0-9_.-]+==[0-9][^+]*)\+.*/\1/'; } > requirements.lock.new
+	   $(RUN) -m pip freeze --all --exclude pip --exclude-editable | grep -v -i '^molsampler' | sed -E 's/^([A-Za-z0-9_.-]+==[0-9][^+]*)\+.*/\1/'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"

@@ -19,7 +19,8 @@ import tyro
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference_ensemble import load_reference
 from molsampler.molecules.coordinates.chart import Chart
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.store.run_directory import RunDirectory
 
 

@@ -6,15 +6,15 @@ field that the molecule's system.toml names, and written with the atom names of 
 
 from __future__ import annotations
 
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import openmm
-from openmm import app, unit
 
+from molsampler.molecules.loading.pdb import parse_pdb
 from molsampler.molecules.molecule import Molecule
+from molsampler.store.pdb import pdb_text
 from tests.molecules.peptides import build
 
 SYSTEMS = Path(__file__).resolve().parents[1] / "systems"
@@ -45,21 +45,10 @@ RECIPES = {
 }
 
 
-def pdb_text(molecule: Molecule) -> str:
-    """The molecule as a PDB file without a header; atom names as OpenMM reads them, which are those of the PDB."""
-    again = app.PDBFile(io.StringIO(_written(molecule.topology, molecule.positions * unit.nanometer)))
-    # The bond that closes a ring of residues is in no template; a reader learns of it from a CONECT record alone.
-    known = {(b.atom1.index, b.atom2.index) for b in again.topology.bonds()}
-    closing = [(b.atom1.index, b.atom2.index) for b in molecule.topology.bonds()]
-    records = "".join(f"CONECT{i + 1:5d}{j + 1:5d}\n" for i, j in closing if not {(i, j), (j, i)} & known)
-    return _written(again.topology, again.positions).replace("END\n", records + "END\n")
-
-
-def _written(topology: app.Topology, positions: unit.Quantity) -> str:
-    file = io.StringIO()
-    app.PDBFile.writeModel(topology, positions, file, keepIds=True)
-    app.PDBFile.writeFooter(topology, file)
-    return file.getvalue()
+def structure_text(molecule: Molecule) -> str:
+    """The molecule as a PDB file; atom names as OpenMM reads them, which are those of the PDB."""
+    again = parse_pdb(pdb_text(molecule.topology, molecule.positions), molecule.name)
+    return pdb_text(again.topology, again.positions)
 
 
 def main(names: list[str]) -> None:
@@ -71,7 +60,7 @@ def main(names: list[str]) -> None:
         if recipe.renamed:
             next(molecule.topology.residues()).name = recipe.renamed
             (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(molecule.system), encoding="utf-8")
-        (folder / "input.pdb").write_text(pdb_text(molecule), encoding="utf-8")
+        (folder / "input.pdb").write_text(structure_text(molecule), encoding="utf-8")
         print(f"{name}: {molecule.n_atoms} atoms")
 
 

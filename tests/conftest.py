@@ -1,11 +1,19 @@
-"""Tests marked slow or gpu are skipped unless asked for, and every one of them is counted and named at the end."""
+"""How the suite runs: on all cores, each test process on one thread; tests marked slow or gpu only where asked for.
+
+`python -m pytest -n 0` (or -p no:xdist) runs everything in this process, for a debugger; so does a test that is named
+by itself. Every test that did not run is counted and named at the end.
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
-import torch
 
 _FLAGS = {"slow": "--slow", "gpu": "--gpu"}
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,12 +23,60 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before xdist reads its options: as many workers as there are cores, unless told otherwise."""
+    if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    option = config.option
+    by_itself = len(config.args) == 1 and "::" in config.args[0]
+    if option.numprocesses is None and option.dist == "no" and not (option.usepdb or option.collectonly or by_itself):
+        option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        option.dist = "worksteal"  # neighbours, which share fixtures, stay together
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread a worker, and a process that it starts: two workers of two threads each would wait for each other."""
+    # torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    if getattr(config.option, "numprocesses", None):
+        os.environ.update(_ONE_THREAD)  # before the workers start, which inherit it
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch  # here, for the process that hands out the tests has no use for it
+
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder of the session for what torch.compile leaves: no test passes on kernels of an earlier day."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
+
+
+@pytest.fixture(scope="session")
+def peptide():
+    """Alanine dipeptide whose phi and psi can be set; see tests/dipeptide.py."""
+    from tests.dipeptide import make_peptide
+
+    return make_peptide()
+
+
+@pytest.fixture(scope="session")
+def mixture():
+    from tests.dipeptide import Mixture
+
+    return Mixture()
+
+
 def _reason(item: pytest.Item, config: pytest.Config) -> str | None:
     for mark, flag in _FLAGS.items():
         if item.get_closest_marker(mark) and not config.getoption(flag):
             return f"marked {mark}: runs with {flag}"
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        return "marked gpu: no CUDA device here"
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            return "marked gpu: no CUDA device here"
     return None
 
 
@@ -40,5 +96,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("tests that did not run")
     for reason, names in sorted(by_reason.items()):
         terminalreporter.write_line(f"{len(names)} skipped ({reason}):")
-        for name in names:
+        for name in sorted(names):
             terminalreporter.write_line(f"  {name}")

@@ -15,9 +15,9 @@ import torch
 import molsampler
 from molsampler import api
 from molsampler.runs.molecule import RunConfig
-from molsampler.store.config_file import read_toml
+from molsampler.store.config_file import update
+from tests import tiny
 from tests.molecules.structures import dipeptide_atoms, written
-from tests.runs.test_molecule import CONFIG
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "PYTHON_API.md"
 
@@ -27,10 +27,9 @@ def here(tmp_path, monkeypatch) -> Path:
     """A directory with my_peptide.pdb, where presets are a run of seconds and one thread."""
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "my_peptide.pdb", *dipeptide_atoms())
-    (tmp_path / "tiny.toml").write_text(CONFIG)
-    tiny = read_toml(tmp_path / "tiny.toml", RunConfig())
-    tiny = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, warm_updates=20, updates=10, evaluations=3))
-    monkeypatch.setattr(api, "preset", lambda name: tiny)
+    few = tiny.merged(tiny.MOLECULE, {"train": {"warm_updates": 20, "updates": 10, "evaluations": 3}})
+    config = update(RunConfig(), few, "tests/tiny.py")
+    monkeypatch.setattr(api, "preset", lambda name: config)
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)

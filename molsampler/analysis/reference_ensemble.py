@@ -106,7 +106,7 @@ def save_reference(
         "frames": frames,
         "residues": {item.residue: _entry(item) for item in residues},
     }
-    write_pdb(folder / "reference.pdb", trajectory[0])
+    write_pdb(folder / "reference.pdb", mdtop, positions[0])
     with atomic_path(folder / "reference.dcd") as path:
         trajectory.save_dcd(str(path))
     write_npz(folder / "reference.npz", **arrays)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from molsampler.analysis.observables.basins import counted_basins, weighted_basins
+from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
 from molsampler.analysis.observables.energies import quantiles
 from molsampler.analysis.observables.ramachandran import find_basins
 from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
-from molsampler.analysis.observables.stereochemistry import amides, cis, inverted, stereocentres
+from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import (
     BackbonePair,
     backbone_pairs,
@@ -189,8 +190,9 @@ def geometry(study: Study) -> None:
     if reference is not None and len(pairs):
         both = distances(frames, pairs), distances(reference.trajectory, pairs)
         study.compare(Distances(*both, "distance_w1_mean", "distance_w1_largest"))
-    study.metrics["stereocentres"] = len(stereocentres(frames.topology))
-    study.metrics["amides"] = len(amides(frames.topology))
+    graph = graph_of(frames.topology)
+    study.metrics["stereocentres"] = len(graph.stereocentres)
+    study.metrics["amides"] = len(graph.isomeric_amides)
     for name, flags in (("inverted", lambda t: inverted(t, study.subject.input_positions)), ("cis", cis)):
         found = flags(frames)
         study.metrics[f"count_{name}_raw"] = int(found.sum())
@@ -208,8 +210,8 @@ def rmsd(study: Study) -> None:
     nearest = []
     minima = _minima(study)
     if len(minima):
-        distance = rmsd_to_nearest(frames, minima)[0]
-        known_distance = None if known is None else rmsd_to_nearest(known, minima)[0]
+        distance = rmsd_to_nearest(frames, minima)
+        known_distance = None if known is None else rmsd_to_nearest(known, minima)
         study.mean("rmsd_nearest_minimum", distance, known_distance)
         nearest = study.ensembles(distance, known_distance)
     _draw(study, "rmsd.png", figures.draw_rmsd, study.ensembles(to_input, known_input), nearest)

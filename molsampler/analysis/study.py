@@ -19,7 +19,6 @@ from molsampler.analysis.statistics.bootstrap import (
     Weighting,
     compare,
     floor_draws,
-    independent_blocks,
     resampled,
 )
 from molsampler.store.run_directory import RunDirectory, Samples
@@ -102,7 +101,7 @@ class Study:
         weightings.append(Weighting.of("_raw", None, n, generator, samples.group))
         replicates, draws = np.zeros((0, 0)), {}
         if reference is not None:
-            blocks = independent_blocks(reference.ladder)
+            blocks = estimates.independent_blocks(reference.ladder)
             frames = len(blocks)
             replicates = resampled(np.full(frames, 1.0 / frames), generator, blocks)
             draws = {w.suffix: floor_draws(w.effective, blocks, generator) for w in weightings}

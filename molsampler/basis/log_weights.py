@@ -48,6 +48,11 @@ class LogWeights:
         """log of the mean weight, logsumexp(log w) - log K: the estimate of log Z; -inf where all weights are zero."""
         return float(torch.logsumexp(self.log_w, 0)) - math.log(len(self))
 
+    @property
+    def log_mean_stderr(self) -> float:
+        """Standard error of `log_mean`, of independent weights, by the delta method; NaN where all are zero."""
+        return math.sqrt(max(1.0 / self.ess - 1.0 / len(self), 0.0)) if not self.collapsed else math.nan
+
     @cached_property
     def normalised(self) -> Tensor:
         """(K,) float64 weights that sum to one; refused with ValueError where all are zero."""

@@ -15,7 +15,8 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.reference_simulation import ReferenceSettings
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.torch_energy import TorchEnergy
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import reference_folders
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.runs.presets import PresetName
 
 
@@ -55,22 +56,22 @@ def new(
     ph: float = 7.0,
     overwrite: bool = False,
 ) -> None:
-    """Make a new system, systems/NAME in this directory, from a PDB file or one of three other sources.
+    """Make a new system, systems/NAME in this directory, from a PDB or mmCIF file or one of three other sources.
 
     The sources: --pdb with --forcefield, --prmtop with --inpcrd, --system-xml with --pdb, or --openmmtools. Nothing is
     left behind unless the molecule can be loaded; docs/SYSTEMS.md describes the system.toml that comes out.
 
     Args:
         name: Of the system, and of its folder.
-        pdb: A PDB file of one molecule, with all its hydrogens unless --fix adds them.
+        pdb: A PDB or PDBx/mmCIF (.cif) file of one molecule, with all its hydrogens unless --fix adds them.
         forcefield: OpenMM's force-field files or your own, such as amber14-all.xml implicit/obc2.xml.
         prmtop: Amber's parameters and topology.
         inpcrd: Amber's coordinates (inpcrd, rst7).
         implicit_solvent: For --prmtop: HCT, OBC1, OBC2, GBn, GBn2; vacuum without it.
-        system_xml: An OpenMM System as XmlSerializer writes it, its atoms in the order of the PDB file.
+        system_xml: An OpenMM System as XmlSerializer writes it, its atoms in the order of the --pdb file.
         openmmtools: A class of openmmtools.testsystems, such as AlanineDipeptideImplicit.
         temperature: In kelvin.
-        chains: Identifiers of the chains of the PDB file to keep; all of them by default.
+        chains: Identifiers of the chains of the --pdb file to keep (auth_asym_id in mmCIF); all of them by default.
         templates: For residues that several templates of the force field match, such as ALA2=ALAD.
         fix: Let PDBFixer remove water, ions and other molecules, replace non-standard residues, add missing atoms and
             hydrogens; every change is printed.
@@ -112,14 +113,15 @@ def reference(
 
     Args:
         system: A name in systems/, a folder that holds a system.toml, or the file itself.
-        out: Where to store it; by default `reference` in the system's folder, where training and analysis look for it.
+        out: Where to store it; by default where training and analysis look for it: `reference` in the system's folder,
+            or systems/NAME/reference in this directory for a system that came with the installed package.
         device: Where the torch energy lives: cpu, cuda.
         quiet: No progress bar.
     """
     from molsampler.runs.reference import store_reference
 
     molecule = load_molecule(system)
-    folder = out or find_system_folder(system) / "reference"
+    folder = out or reference_folders(system)[0]
     energy = make_energy(molecule, device=device)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
     stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)

@@ -93,6 +93,11 @@ class StepwiseMLP(nn.Module):
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(n_steps, 1, b)))
 
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """The stacks of matrices (n_steps, a, b) among the parameters."""
+        return list(self.weights)
+
     def forward(self, x: Tensor, n: Steps) -> Tensor:
         h = F.silu(self._layer(0, x, n))
         for k in range(1, len(self.weights) - 1):

@@ -7,11 +7,11 @@ import openmm
 import torch
 from openmm import app, unit
 
+from molsampler.basis.graph import Graph
 from molsampler.molecules.coordinates.chart import Chart
-from molsampler.molecules.coordinates.soft import flexible_rings
-from molsampler.molecules.coordinates.stereo import amide_quadruples, cosine_signs
-from molsampler.molecules.coordinates.zmatrix import neighbour_lists
+from molsampler.molecules.coordinates.stereo import cosine_signs, triple_products
 from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.topology import bonded_pairs, graph_of
 
 _BACKBONE = {("N", "CA"): "phi", ("CA", "C"): "psi", ("C", "N"): "omega"}
 _SIDE_CHAIN = "ABGDEZH"  # Greek letters of atom names, outwards
@@ -53,9 +53,8 @@ def soft_torsions_named(molecule: Molecule, chart: Chart) -> list[str]:
 def torsion_kind(molecule: Molecule, i: int, j: int) -> str:
     """What turns about the bond i-j, by the names of its atoms; '' where they have none in a peptide."""
     atoms = list(molecule.topology.atoms())
-    neighbours = neighbour_lists(molecule)
     for one, other in ((i, j), (j, i)):
-        beyond = [k for k in neighbours[one] if k != other]
+        beyond = [k for k in molecule.graph.neighbours[one] if k != other]
         if all(molecule.atomic_numbers[k] == 1 for k in beyond):
             return "rotor"
     residue_names = {a.name for a in atoms[i].residue.atoms()} | {a.name for a in atoms[j].residue.atoms()}
@@ -71,60 +70,35 @@ def torsion_kind(molecule: Molecule, i: int, j: int) -> str:
 
 
 def stereocentres(molecule: Molecule) -> list[str]:
-    """Labels of the tetrahedral atoms with four different neighbours, with L or D where it is the CA of a residue.
-
-    Neighbours are told apart by refining their elements over the bond graph (Weisfeiler and Leman 1968).
-    """
-    neighbours = neighbour_lists(molecule)
-    colours = molecule.atomic_numbers.tolist()
-    for _ in range(molecule.n_atoms):
-        keys = [(colours[i], tuple(sorted(colours[k] for k in near))) for i, near in enumerate(neighbours)]
-        ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
-        refined = [ranks[key] for key in keys]
-        if len(set(refined)) == len(set(colours)):
-            break
-        colours = refined
-    alpha = alpha_handedness(molecule.topology, molecule.positions)
-    atoms = list(molecule.topology.atoms())
-    found = []
-    for i, near in enumerate(neighbours):
-        if len(near) == len({colours[k] for k in near}) == 4:
-            side = alpha.get(_label(atoms[i].residue)) if atoms[i].name == "CA" else None
-            found.append(molecule.atom_labels[i] + (f" ({side})" if side else ""))
-    return found
+    """Labels of the tetrahedral atoms with four different neighbours, with L or D where it is the CA of a residue."""
+    sides = _sides(molecule.graph, molecule.positions)
+    labels = molecule.atom_labels
+    return [labels[i] + (f" ({sides[i]})" if i in sides else "") for i in molecule.graph.stereocentres]
 
 
 def alpha_handedness(topology: app.Topology, positions: np.ndarray) -> dict[str, str]:
     """ "L" or "D" of every residue with N, CA, C and CB, by its label such as "ALA2"; positions (N, 3)."""
-    sides = {}
-    for residue in topology.residues():
-        named = {a.name: positions[a.index] for a in residue.atoms()}
-        if {"N", "CA", "C", "CB"} <= named.keys():
-            n, c, cb = (named[name] - named["CA"] for name in ("N", "C", "CB"))
-            sides[_label(residue)] = "L" if np.cross(n, c) @ cb > 0 else "D"
-    return sides
+    graph = graph_of(topology, bonded_pairs(topology))
+    return {graph.residues[i]: side for i, side in _sides(graph, positions).items()}
 
 
-def _label(residue: app.topology.Residue) -> str:
-    return f"{residue.name}{residue.id}"
+def _sides(graph: Graph, positions: np.ndarray) -> dict[int, str]:
+    """ "L" or "D" by CA."""
+    quadruples = torch.tensor(list(graph.alphas.values()), dtype=torch.long).reshape(-1, 4)
+    volumes = triple_products(torch.as_tensor(positions, dtype=torch.float64)[None], quadruples)[0]
+    return {i: "L" if volume > 0 else "D" for i, volume in zip(graph.alphas, volumes.tolist(), strict=True)}
 
 
 def amides(molecule: Molecule) -> list[tuple[str, str]]:
-    """(label of C and N, "cis" or "trans") of every amide whose nitrogen carries another heavy atom.
-
-    The side is that of CA where the nitrogen has one, as in proline, whose CD is on the other.
-    """
-    found = []
-    names = [atom.name for atom in molecule.topology.atoms()]
+    """(label of C and N, "cis" or "trans") of every amide whose nitrogen carries another heavy atom."""
+    quadruples = torch.tensor(molecule.graph.isomeric_amides, dtype=torch.long).reshape(-1, 4)
     positions = torch.as_tensor(molecule.positions, dtype=torch.float64)[None]
-    neighbours = neighbour_lists(molecule)
-    for x, c, n, y in amide_quadruples(molecule):
-        y = next((k for k in neighbours[n] if names[k] == "CA"), y)
-        if molecule.atomic_numbers[y] > 1:
-            side = float(cosine_signs(positions, torch.tensor([[x, c, n, y]])))
-            label = f"{molecule.atom_labels[c]} {molecule.atom_labels[n]}"
-            found.append((label, "cis" if side > 0 else "trans"))
-    return found
+    labels = molecule.atom_labels
+    cosines = cosine_signs(positions, quadruples)[0].tolist()
+    return [
+        (f"{labels[c]} {labels[n]}", "cis" if cosine > 0 else "trans")
+        for (_, c, n, _), cosine in zip(quadruples.tolist(), cosines, strict=True)
+    ]
 
 
 def oddities(molecule: Molecule) -> list[str]:
@@ -140,7 +114,7 @@ def oddities(molecule: Molecule) -> list[str]:
 def ring_cautions(molecule: Molecule) -> list[str]:
     """One sentence for each ring whose other conformers would be missed."""
     cautions = []
-    for ring in flexible_rings(molecule):
+    for ring in molecule.graph.flexible_rings:
         atoms = " ".join(molecule.atom_labels[k] for k in ring[:3])
         cautions.append(
             f"the ring of {len(ring)} atoms with {atoms} may have other conformers: only those near that of the input "

@@ -9,7 +9,9 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
+from molsampler.basis.graph import Graph
+from molsampler.basis.units import thermal_energy
+from molsampler.molecules.topology import bonded_pairs, graph_of, spring_bonds
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Molecule:
     @property
     def beta(self) -> float:
         """Inverse temperature 1 / RT in mol/kJ."""
-        return 1.0 / (GAS_CONSTANT * self.temperature)
+        return 1.0 / thermal_energy(self.temperature)
 
     @cached_property
     def masses(self) -> np.ndarray:
@@ -43,33 +45,21 @@ class Molecule:
         return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(self.n_atoms)])
 
     @cached_property
+    def graph(self) -> Graph:
+        """The bond graph: the topology's bonds and those that the forces hold together."""
+        return graph_of(self.topology, [*bonded_pairs(self.topology), *spring_bonds(self.system)])
+
+    @cached_property
     def atomic_numbers(self) -> np.ndarray:
         """(N,) int, 0 for atoms without an element."""
-        return np.array([a.element.atomic_number if a.element else 0 for a in self.topology.atoms()])
+        return np.array(self.graph.atomic_numbers)
 
-    @cached_property
-    def atom_labels(self) -> list[str]:
+    @property
+    def atom_labels(self) -> tuple[str, ...]:
         """One readable label an atom, such as 'ALA2-CA', for messages."""
-        return [f"{a.residue.name}{a.residue.id}-{a.name}" for a in self.topology.atoms()]
+        return self.graph.labels
 
-    @cached_property
-    def bonds(self) -> list[tuple[int, int]]:
-        """Sorted pairs (i, j), i < j, of bonded atoms: the topology's bonds and those of every HarmonicBondForce.
-
-        CHARMM's Urey-Bradley terms are harmonic bonds too, between the ends of an angle. The force field itself tells
-        them from bonds, those of three-membered rings included: a bond is an arm of some angle, they never are.
-        """
-        pairs = {tuple(sorted((b.atom1.index, b.atom2.index))) for b in self.topology.bonds()}
-        springs: set[tuple[int, ...]] = set()
-        arms: set[tuple[int, ...]] = set()
-        ends: set[tuple[int, ...]] = set()
-        for force in self.system.getForces():
-            if isinstance(force, openmm.HarmonicBondForce):
-                for n in range(force.getNumBonds()):
-                    springs.add(tuple(sorted(force.getBondParameters(n)[:2])))
-            elif isinstance(force, openmm.HarmonicAngleForce):
-                for n in range(force.getNumAngles()):
-                    i, j, k, *_ = force.getAngleParameters(n)
-                    arms |= {tuple(sorted((i, j))), tuple(sorted((j, k)))}
-                    ends.add(tuple(sorted((i, k))))
-        return sorted(pairs | (springs - (ends - arms)))
+    @property
+    def bonds(self) -> tuple[tuple[int, int], ...]:
+        """Sorted pairs (i, j), i < j, of bonded atoms."""
+        return self.graph.bonds

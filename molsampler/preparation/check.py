@@ -21,7 +21,8 @@ from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_pl
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
 from molsampler.molecules.energy.torch_check import reference_terms
 from molsampler.molecules.energy.torch_energy import UnsupportedForce
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.settings import FILE, read_settings
 from molsampler.molecules.molecule import Molecule
 

@@ -111,9 +111,7 @@ def check(config: Any) -> None:
         raise InputError('moves.kind = "md" needs dynamics, which this target does not have: use "mala"')
 
 
-def start(
-    kind: Callable[..., Kind], target: Target, config: Any, run: RunDirectory, say: Say = print
-) -> Kind:
+def start(kind: Callable[..., Kind], target: Target, config: Any, run: RunDirectory, say: Say = print) -> Kind:
     """Set up a new run: annealing and prefill where the configuration has them, and the budget."""
     begun = time.perf_counter()
     config = settle(config)
@@ -189,7 +187,8 @@ def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say
 def sample(
     run: DensityRun, n: int | None = None, sampler: str | None = None, seed: int | None = None
 ) -> DensitySamples:
-    """Draw weighted samples with the averaged policy, or by SMC, and write samples.npz; nothing that learns is touched."""
+    """Draw weighted samples with the averaged policy, or by SMC, and write samples.npz; nothing that learns is
+    touched."""
     n, sampler = n or run.config.samples, sampler or run.config.sampler
     check_samples(n, sampler)
     seed = run.config.train.seed if seed is None else seed

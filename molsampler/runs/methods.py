@@ -10,7 +10,6 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.training.config import TrainConfig
 
-
 Change = Callable[[TrainConfig], TrainConfig]
 
 
@@ -79,7 +78,9 @@ ARMS: dict[str, Arm] = {
     "tb+rank": Arm("TB with rank-prioritised replay", _replay("rank")),
     "tb+iw": Arm("TB with importance-weighted replay", _replay("importance")),
     "tb+smc": Arm("TB on policy and on fresh SMC particles", _replay("none", passes={"every": 1})),
-    "tb+smc+iw": Arm("TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", passes={"every": 2})),
+    "tb+smc+iw": Arm(
+        "TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", passes={"every": 2})
+    ),
     **{
         f"gamma-{gamma:g}": Arm(f"reinforced SMC with tempering goal gamma = {gamma:g}", _tempered(gamma))
         for gamma in (0.0, 0.5)

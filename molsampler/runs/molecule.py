@@ -17,7 +17,8 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.choice import check_energy, make_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.facts import oddities
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.short_md import SetupConfig, short_md
 from molsampler.preparation.start import prepare
@@ -81,9 +82,7 @@ def check(config: RunConfig) -> None:
     make_process(Chart(molecule).space, config.train.schedule)
 
 
-def begin(
-    config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print
-) -> Job:
+def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
     """A new run in the directory `out` (by default runs/ and the system's name), set up and ready to train.
 
     Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
@@ -123,7 +122,8 @@ def go_on(
             raise InputError(f"'{out}' holds a run of '{config.system}', not of '{system}': name another with --out")
         if seed is not None and seed != config.train.seed:
             raise InputError(
-                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with it, or "
+                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with "
+                f"it, or "
                 "start another run"
             )
         changes = {"device": device, "platform": platform, "threads": threads}

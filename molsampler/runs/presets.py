@@ -9,7 +9,6 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.runs.molecule import RunConfig
 
-
 PresetName = Literal["smoke", "cpu", "long", "paper"]
 
 

@@ -10,18 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molsampler.analysis.observables.basins import POSITIVE_PHI, ResidueBasins, counted_basins, indicators, residue_basins
-from molsampler.analysis.statistics.convergence import split_rhat
-from molsampler.analysis.statistics.convergence import statistical_inefficiency
-from molsampler.analysis.statistics.multistate import coldest_means
+from molsampler.analysis.observables.basins import (
+    POSITIVE_PHI,
+    ResidueBasins,
+    counted_basins,
+    indicators,
+    residue_basins,
+)
 from molsampler.analysis.observables.ramachandran import Basins
-from molsampler.analysis.reference_ensemble import Reference, save_reference
 from molsampler.analysis.observables.torsions import backbone_pairs
-from molsampler.molecules.energy.contract import Energy
+from molsampler.analysis.reference_ensemble import Reference, save_reference
+from molsampler.analysis.statistics.convergence import split_rhat, statistical_inefficiency
+from molsampler.analysis.statistics.multistate import coldest_means
 from molsampler.molecules.coordinates.internal import dihedral
-from molsampler.molecules.molecule import Molecule
-from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceRun, ReferenceSettings, make_reference
 from molsampler.molecules.coordinates.stereo import Stereochemistry
+from molsampler.molecules.dynamics.reference_simulation import (
+    STATE_FILE,
+    ReferenceRun,
+    ReferenceSettings,
+    make_reference,
+)
+from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.molecule import Molecule
 
 _MBAR_STATES = 2_000_000  # of all temperatures: every state, unless the simulation was so long that memory matters
 

@@ -15,7 +15,7 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.facts import ring_cautions
-from molsampler.molecules.loading.load import find_system_folder
+from molsampler.molecules.loading.folders import reference_folders
 from molsampler.runs.molecule import Job
 from molsampler.smc.trained import check_samples
 
@@ -35,7 +35,8 @@ def sample(
 ) -> None:
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them.
 
-    n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is touched.
+    n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
+        touched.
     """
     begun = time.perf_counter()
     n = job.config.samples if n is None else n
@@ -109,8 +110,8 @@ def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, n
 
 def find_reference(system: str) -> Reference | None:
     """The stored reference of a system, or None where there is none."""
-    folder = find_system_folder(system) / "reference"
-    return load_reference(folder) if (folder / "reference.npz").is_file() else None
+    stored = [folder for folder in reference_folders(system) if (folder / "reference.npz").is_file()]
+    return load_reference(stored[0]) if stored else None
 
 
 def conclude(job: Job) -> dict:

@@ -11,10 +11,6 @@ from molsampler.targets.synthetic import make_synthetic
 from molsampler.training.config import TrainConfig
 
 
-
-
-
-
 @dataclass(frozen=True)
 class SyntheticConfig:
     """One run on a synthetic target."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from molsampler.store.run_directory import RunDirectory
 from molsampler.analysis.pictures.synthetic import ArmMetric, Mark, draw_arms, draw_curves
 from molsampler.store.atomic import write_text
+from molsampler.store.run_directory import RunDirectory
 
 COLUMNS = {
     "ess": "ESS",

@@ -138,7 +138,7 @@ class RunDirectory:
             arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
         for name in ("metrics.json", "report.html", *PICTURES):
             (self / name).unlink(missing_ok=True)
-        write_pdb(self / "topology.pdb", trajectory[0])
+        write_pdb(self / "topology.pdb", mdtop, positions[0])
         with atomic_path(self / "samples.dcd") as path:
             trajectory.save_dcd(str(path))
         write_npz(self / "weights.npz", **arrays)

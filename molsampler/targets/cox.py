@@ -96,7 +96,7 @@ class CoxProcess(SyntheticTarget):
         weights = LogWeights(
             torch.cat([self.weighted(generator, len(part))[1] for part in torch.arange(n).split(20_000)])
         )
-        return weights.log_mean, math.sqrt(1.0 / weights.ess - 1.0 / n)
+        return weights.log_mean, weights.log_mean_stderr
 
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) float64 independent samples on the generator's device.

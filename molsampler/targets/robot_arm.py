@@ -89,7 +89,7 @@ class PlanarArm(SyntheticTarget):
         weights = LogWeights(
             torch.cat([self.elbow.weighted(generator, len(p))[1] for p in torch.arange(n).split(100_000)])
         )
-        return weights.log_mean, math.sqrt(1.0 / weights.ess - 1.0 / n)
+        return weights.log_mean, weights.log_mean_stderr
 
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) float64 independent samples on the generator's device, by rejection from weighted arms.

@@ -20,9 +20,18 @@ _WITH_BALANCE = ("tb", "log_variance", "subtb", "db")
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Adam, with averaged weights for sampling."""
+    """Learning rates, with averaged weights for sampling."""
 
+    method: Literal["adam", "soap"] = setting(
+        "adam", "of the policy: Adam, or Adam in the eigenbasis of Shampoo's preconditioner (SOAP); the twist has Adam"
+    )
     warm_rate: float = setting(2e-3, "learning rate of the policy in denoising", above=0.0)
+    mixture_rate: float = setting(
+        2e-3,
+        "learning rate of the torsions' mixtures in denoising, always by Adam; in balance it keeps its proportion",
+        above=0.0,
+        needs={"train.schedule.torsions": "first"},
+    )
     rate: float = setting(1e-4, "learning rate of the policy in balance", above=0.0)
     twist_rate: float = setting(1e-3, "learning rate of the twist", above=0.0)
     log_z_rate: float = setting(1e-2, "learning rate of log Z", above=0.0)

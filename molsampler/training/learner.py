@@ -15,8 +15,12 @@ from molsampler.basis.space import Space
 from molsampler.diffusion.kinds import make_policy, make_process
 from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
+from molsampler.diffusion.torsions import TorsionPolicy
 from molsampler.diffusion.twist import Twist
 from molsampler.training.config import OptimiserConfig, TrainConfig
+from molsampler.training.soap import SOAP, soap_groups
+
+_BETAS = (0.9, 0.99)  # of Adam
 
 
 class Learner:
@@ -55,10 +59,21 @@ class Learner:
         with torch.no_grad():
             for parameter, average in zip(self.policy.parameters(), self.averaged.parameters(), strict=True):
                 parameter.copy_(average)
-        betas = (0.9, 0.99)
-        self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=1.0, betas=betas)
-        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=betas)
-        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=betas)
+        self.policy_optimiser = self._optimiser_of_policy()
+        self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=_BETAS)
+        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=_BETAS)
+
+    def _optimiser_of_policy(self) -> torch.optim.Optimizer:
+        """Mixtures by Adam, at a rate of their own; the rest by the configured method."""
+        mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
+        own = {id(p) for p in mixtures}
+        rest = [p for p in self.policy.parameters() if id(p) not in own]
+        soap = self.config.method == "soap"
+        groups = soap_groups(self.policy, rest) if soap else [{"params": rest}]
+        if mixtures:
+            factor = self.config.mixture_rate / self.config.warm_rate
+            groups.append({"params": mixtures, "factor": factor, "betas": _BETAS})
+        return SOAP(groups) if soap else torch.optim.Adam(groups, lr=1.0, betas=_BETAS)
 
     def set_log_z(self, log_z: float) -> None:
         """Begin from this log Z."""
@@ -162,7 +177,7 @@ def accelerator(
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
 
 
 def faster_precision(device: str = "cpu") -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from molsampler.basis.log_weights import LogWeights
 
 
@@ -24,10 +26,7 @@ class RunningLogZ:
     def add(self, weights: LogWeights) -> None:
         """One batch of independent unnormalised weights, or one SMC pass."""
         total = weights.log_mean + math.log(len(weights))
-        before = self.log_sum + math.log(self.discount)
-        top = max(total, before)
-        if top > -math.inf:
-            self.log_sum = top + math.log(math.exp(total - top) + math.exp(before - top))
+        self.log_sum = float(np.logaddexp(total, self.log_sum + math.log(self.discount)))
         self.particles = self.discount * self.particles + len(weights)
 
     @property

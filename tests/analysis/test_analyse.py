@@ -14,7 +14,6 @@ import pytest
 
 from molsampler.analysis import steps
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
 from molsampler.analysis.pictures.figures import Ensemble
 from molsampler.analysis.pictures.ramachandran import Map, difference, draw_ramachandran
 from molsampler.analysis.pictures.training import draw_training
@@ -26,6 +25,7 @@ from molsampler.analysis.report.summary import deviation
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import slug
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.store.run_directory import PICTURES, RunDirectory
 
 TRUTH = np.array([0.5, 0.3, 0.17, 0.03])
@@ -129,7 +129,7 @@ def test_figures_beside_a_reference(whole) -> None:
     assert abs(metrics["eubo"]["value"] - (-69.82)) < 4.5 * metrics["eubo"]["stderr"]
     forward = metrics["ess_forward"]
     assert abs(forward["value"] - 0.975 * np.exp(-0.36)) < 4.5 * forward["stderr"]
-    rt = GAS_CONSTANT * 300.0
+    rt = thermal_energy(300.0)
     for k, name in enumerate(("C7eq", "C5", "alphaR", "alphaL")):
         for suffix, truth in (("", TRUTH), ("_raw", PROPOSAL)):
             found = metrics[f"population_ALA2_{name}{suffix}"]
@@ -180,11 +180,16 @@ def test_the_bootstrap_of_a_run_is_always_the_same(run, subject) -> None:
     assert analyse(run, subject) == analyse(run, subject)
 
 
+def write_mixture(run, peptide, mixture, n: int, shares: list[float]) -> None:
+    """n equally weighted samples, these shares of them in each of the four modes."""
+    angles, _ = mixture(np.random.default_rng(2), n, shares)
+    zeros = np.zeros(n)
+    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_wrong_populations_and_missing_states_are_said(run, subject, reference, peptide, mixture) -> None:
-    angles, _ = mixture(np.random.default_rng(2), 3000, [0.8, 0.1, 0.1, 0.0])
-    zeros = np.zeros(3000)
-    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+    write_mixture(run, peptide, mixture, 3000, [0.8, 0.1, 0.1, 0.0])
     analyse(run, subject, reference)
     page = (run / "report.html").read_text()
     assert "The samples miss αL" in page
@@ -195,9 +200,7 @@ def test_wrong_populations_and_missing_states_are_said(run, subject, reference, 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_large_basin_that_is_missing_spoils_the_run(run, subject, reference, peptide, mixture) -> None:
-    angles, _ = mixture(np.random.default_rng(2), 1000, [1.0, 0.0, 0.0, 0.0])
-    zeros = np.zeros(1000)
-    run.write_samples(peptide.frames(angles), peptide.openmm_topology, zeros, zeros - 50.0, zeros)
+    write_mixture(run, peptide, mixture, 1000, [1.0, 0.0, 0.0, 0.0])
     analyse(run, subject, reference)
     assert 'class="verdict poor"' in (run / "report.html").read_text()
 
@@ -405,7 +408,7 @@ def test_the_difference_of_two_maps_is_that_of_their_logarithms(mixture) -> None
     a, b = mixture(rng, 40_000, [0.5, 0.3, 0.1, 0.1])[0], mixture(rng, 40_000, [0.25, 0.3, 0.35, 0.1])[0]
     gap = difference(Ensemble("reweighted", a), Ensemble("reference", b), 300.0, 18)
     cell = [tuple(np.floor((mode + np.pi) / (2 * np.pi) * 18).astype(int)) for mode in mixture.modes]
-    expected = -GAS_CONSTANT * 300.0 * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
+    expected = -thermal_energy(300.0) * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
     # a cell holds some 1,000 frames: 3 %, 0.1 kJ/mol
     assert [gap[c] for c in cell] == pytest.approx(expected, abs=0.4)
     assert np.isnan(gap[11, 3])

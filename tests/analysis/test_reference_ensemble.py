@@ -53,10 +53,11 @@ def test_a_reference_comes_back(simulation, peptide, tmp_path) -> None:
     assert known.stderr == pytest.approx(per_ladder.std(ddof=1) / np.sqrt(12))
 
 
-def test_frames_in_single_precision_stay_small(simulation, peptide, tmp_path) -> None:
+def save_flat(simulation, peptide, folder) -> None:
+    """The frames of the simulation as a reference whose energies are all zero."""
     _, ladder, frames = simulation
     save_reference(
-        tmp_path,
+        folder,
         positions=frames,
         topology=peptide.topology,
         potential_energy=np.zeros(300),
@@ -64,6 +65,10 @@ def test_frames_in_single_precision_stay_small(simulation, peptide, tmp_path) ->
         temperature=300.0,
         summary={},
     )
+
+
+def test_frames_in_single_precision_stay_small(simulation, peptide, tmp_path) -> None:
+    save_flat(simulation, peptide, tmp_path)
     assert (tmp_path / "reference.dcd").stat().st_size < 300 * 22 * 12 * 1.15 + 1000
 
 
@@ -81,16 +86,7 @@ def test_frames_that_are_not_finite_or_do_not_fit_are_refused(simulation, peptid
 @pytest.mark.parametrize("name", ["reference.pdb", "reference.dcd", "reference.npz", "reference.json"])
 @pytest.mark.parametrize("how", ["missing", "torn"])
 def test_a_damaged_reference_is_refused_in_one_sentence(simulation, peptide, tmp_path, name, how) -> None:
-    _, ladder, frames = simulation
-    save_reference(
-        tmp_path,
-        positions=frames,
-        topology=peptide.topology,
-        potential_energy=np.zeros(300),
-        ladder=ladder[::20],
-        temperature=300.0,
-        summary={},
-    )
+    save_flat(simulation, peptide, tmp_path)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).unlink()
     if how == "torn":

@@ -11,7 +11,8 @@ from molsampler.analysis.observables.basins import indicators
 from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import Reference, load_reference
-from molsampler.molecules.loading.load import find_system_folder, load_molecule
+from molsampler.molecules.loading.folders import find_system_folder
+from molsampler.molecules.loading.load import load_molecule
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import openmm
 import pytest
 import torch
 
+from molsampler.cli import main as cli
 from molsampler.cli.description import describe
-from molsampler.cli.main import main as cli
 from molsampler.molecules import facts
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.langevin import Langevin

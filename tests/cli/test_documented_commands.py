@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from molsampler.cli.main import main as cli
-from molsampler.cli.main import synthetic as synthetic_cli
+from molsampler.cli import main as cli
+from molsampler.cli import synthetic as synthetic_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

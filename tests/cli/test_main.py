@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.store.run_directory import RunDirectory

@@ -12,7 +12,7 @@ import pytest
 from openmm import app, unit
 
 from molsampler.basis.errors import InputError
-from molsampler.cli.main import main as cli
+from molsampler.cli import main as cli
 from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.loading import new_system
 from molsampler.molecules.loading.load import load_molecule
@@ -64,6 +64,29 @@ def test_a_pdb_file_with_a_force_field(capsys):
     for words in ("22 atoms, 21 bonds, charge +0 e, 300 K, implicit solvent", "ACE ALA NME", "ALA2-CA (L)", "2 trans"):
         assert words in printed
     assert "input.pdb, system.toml; next: molsampler check mine" in printed and "5 soft torsions" in printed
+
+
+def test_an_mmcif_file_gives_what_the_pdb_file_gives(capsys):
+    read = app.PDBFile("a.pdb")
+    app.PDBxFile.writeFile(read.topology, read.positions, "a.cif", keepIds=True)
+    made(capsys, *PDB)
+    expected = load_molecule("mine")
+    made(capsys, "--pdb", "a.cif", "--forcefield", *FORCE_FIELD, "--overwrite")
+    found = load_molecule("mine")
+    assert [str(a) for a in found.topology.atoms()] == [str(a) for a in expected.topology.atoms()]
+    assert found.bonds == expected.bonds
+    np.testing.assert_array_equal(found.positions, expected.positions)
+
+
+def test_an_mmcif_file_is_mended(capsys):
+    """Hydrogens are added as they are to the PDB file; sentences name the user's file."""
+    written(Path("b.pdb"), *without_hydrogens(ATOMS))
+    read = app.PDBFile("b.pdb")
+    app.PDBxFile.writeFile(read.topology, read.positions, "b.cif", keepIds=True)
+    line = refused(capsys, "--pdb", "b.cif", "--forcefield", *FORCE_FIELD)
+    assert "b.cif does not fit amber14-all.xml" in line
+    printed = made(capsys, "--pdb", "b.cif", "--forcefield", *FORCE_FIELD, "--fix")
+    assert "b.cif: added 12 hydrogens at pH 7" in printed and load_molecule("mine").n_atoms == 22
 
 
 def test_every_choice_is_printed_and_the_copy_is_clean(capsys):

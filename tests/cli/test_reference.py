@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mdtraj as md
 import numpy as np
@@ -14,11 +16,14 @@ import pytest
 import torch
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
-from molsampler.cli.main import main as cli
+from molsampler.basis.units import thermal_energy
+from molsampler.cli import main as cli
 from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceSettings
 from molsampler.molecules.energy.torch_energy import TorchEnergy
+from molsampler.molecules.loading import folders
+from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
+from molsampler.runs.molecule import find_reference
 from molsampler.runs.reference import store_reference
 
 SETTINGS = ReferenceSettings(
@@ -59,7 +64,7 @@ def test_the_reference_of_a_short_run_is_complete(tmp_path: Path) -> None:
     for name in basins.names:
         ratio = found["populations"][name]["value"] / found["populations"][zero]["value"]
         free = found["free_energies"][name]["value"]
-        assert free is None if ratio == 0 else abs(free + GAS_CONSTANT * 300.0 * np.log(ratio)) < 1e-9
+        assert free is None if ratio == 0 else abs(free + thermal_energy(300.0) * np.log(ratio)) < 1e-9
     assert reference.populations[f"ALA2 {POSITIVE_PHI}"].value == found["populations"][POSITIVE_PHI]["value"]
     assert set(summary["convergence"]) == {"potential_energy", "ALA2"}
     for name in (*basins.names, POSITIVE_PHI):
@@ -76,6 +81,29 @@ def test_the_script_is_the_command(monkeypatch) -> None:
     with pytest.raises(SystemExit, match="3"):
         runpy.run_path(str(script), run_name="__main__")
     assert seen == [["reference", "aldp", "--ladders", "4"]]
+
+
+def test_the_reference_of_a_system_in_the_package_is_stored_and_looked_for_here(monkeypatch, tmp_path, capsys) -> None:
+    """An installed package is not written to; one that lies in it is found where there is none here."""
+    packaged, here = tmp_path / "package" / "aldp", tmp_path / "here"
+    shutil.copytree(find_system_folder("aldp"), packaged, ignore=shutil.ignore_patterns("reference"))
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(folders, "PACKAGED", packaged.parent)
+
+    def stored(molecule, energy, settings, folder, **options):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (folder / "reference.npz").touch()
+        return SimpleNamespace(populations={})
+
+    monkeypatch.setattr("molsampler.runs.reference.store_reference", stored)
+    monkeypatch.setattr("molsampler.runs.molecule.load_reference", lambda folder: folder)
+    assert find_reference("aldp") is None
+    stored(None, None, None, packaged / "reference")
+    assert find_reference("aldp") == packaged / "reference"
+    assert cli.main(["reference", "aldp", "--quiet"]) == 0
+    expected = here / "systems" / "aldp" / "reference"
+    assert capsys.readouterr().out == f"reference: {expected}\n" and find_reference("aldp") == expected
 
 
 def test_the_state_stays_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -19,14 +19,12 @@ from torch import Tensor
 
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import dihedral, wrap
-from molsampler.molecules.coordinates.soft import ring_bonds
-from molsampler.molecules.coordinates.stereo import amide_quadruples
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.molecule import MoleculeTarget
-from scripts.make_structures import RECIPES, pdb_text
+from scripts.make_structures import RECIPES, structure_text
 from tests.molecules.coordinates.chart_cases import aligned_error
 from tests.molecules.energy.energy_cases import reference
 from tests.molecules.peptides import build, relax
@@ -183,9 +181,9 @@ def stereochemistry_is_kept_at_600_kelvin(case: Case) -> None:
     x, chart = case.frames, case.chart
     assert bool(chart.inside(chart.to_standard(x), x).all())
     assert not bool(chart.stereo.matches(-x).any())
-    amides = [frozenset(quadruple[1:3]) for quadruple in amide_quadruples(case.molecule)]
+    amides = [frozenset(quadruple[1:3]) for quadruple in case.molecule.graph.amides]
     assert len(amides) == len(chart.stereo.amides) == amides_expected(case.molecule)
-    rings = {frozenset(bond) for bond in ring_bonds(case.molecule)}
+    rings = {frozenset(bond) for bond in case.molecule.graph.ring_bonds}
     bonds, angles, torsions = chart.internal.to_internal(x[:4])
     for k, row in enumerate(chart.zmatrix.torsion_atoms.tolist()):
         axis = frozenset(row[1:3])
@@ -265,7 +263,7 @@ def test_shipped_structures_are_minima(name):
 def test_shipped_structures_are_what_their_recipe_makes(name, tmp_path):
     recipe = RECIPES[name]
     path = tmp_path / "made.pdb"
-    path.write_text(pdb_text(build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)))
+    path.write_text(structure_text(build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)))
     made = app.PDBFile(str(path))
     mol = molecule(name)
     assert [atom.name for atom in made.topology.atoms()] == [atom.name for atom in mol.topology.atoms()]

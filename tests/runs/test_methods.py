@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from molsampler.runs.methods import ARMS, apply_arm
-from molsampler.diffusion.policy import PolicyConfig
-from molsampler.basis.space import Space
 from molsampler.basis.errors import InputError
+from molsampler.basis.space import Space
+from molsampler.diffusion.policy import PolicyConfig
+from molsampler.runs.methods import ARMS, apply_arm
 from molsampler.smc.annealed import AnnealConfig, annealed_smc
 from molsampler.targets.target import Target
 from molsampler.training.buffer import ReplayBuffer

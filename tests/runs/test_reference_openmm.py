@@ -10,10 +10,9 @@ import openmm
 import pytest
 from openmm import unit
 
+from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import load_reference
-from molsampler.analysis.observables.torsions import backbone_pairs
-from molsampler.analysis.observables.torsions import phi_psi
-from molsampler.molecules.loading.load import find_system_folder
+from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
 
 BOUND = 4.5

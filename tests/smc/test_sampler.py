@@ -48,14 +48,14 @@ CASES = {
     ("name", "target"), [*((name, HALF) for name in CASES), ("tempering", TARGET)], ids=[*CASES, "tempering, no zeros"]
 )
 def test_estimate_of_z_is_unbiased(name, target):
-    """The mean over 400 runs of 80 particles is Z within 4.5 standard errors (by chance beyond: 7e-6 a mean), and so
-    are the unnormalised means of two functions on the target."""
+    """The mean over 100 passes of 320 particles is Z within 4.5 standard errors (Student's t with 99 degrees of freedom,
+    by chance beyond: 2e-5 a mean), and so are the unnormalised means of two functions on the target."""
     config, policy, generator = CASES[name], bad_policy(), seeded(2)
     exact = target.sample(seeded(3), 200_000).double()
     moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)
     estimates, resampled, zeros = [], 0, 0
-    for _ in range(400):
-        particles, info = SMCPass(policy, bad_twist, target.log_prob, 80, config, generator).run()
+    for _ in range(100):
+        particles, info = SMCPass(policy, bad_twist, target.log_prob, 320, config, generator).run()
         w = particles.weights.log_w.exp()
         f = torch.stack([torch.ones_like(w), particles.x[:, 0], particles.x[:, 1].cos()], 1)
         estimates.append((w[:, None] * f).mean(0))
@@ -66,8 +66,8 @@ def test_estimate_of_z_is_unbiased(name, target):
     values = torch.stack(estimates)
     assert_mean(values, expected)
     # the standard error is small enough to see a bias, and each case is what its name says
-    assert float(values[:, 0].std() / 400**0.5) < 0.09 * z
-    assert (resampled > 100) == (name != "importance sampling")
+    assert float(values[:, 0].std() / 100**0.5) < 0.09 * z
+    assert (resampled > 25) == (name != "importance sampling")
     assert (zeros > 100) == (target is HALF)
 
 

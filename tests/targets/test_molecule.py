@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from molsampler.basis.counter import EvaluationCounter
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
@@ -40,7 +41,7 @@ def points(target) -> torch.Tensor:
 def test_log_prob_is_minus_beta_u_plus_log_det(target, points):
     positions, log_det = target.coordinates.to_natural(points)
     energies, _ = energy_cases.reference(target.molecule, positions)
-    expected = -torch.as_tensor(energies) / (8.31446261815324e-3 * 300.0) + log_det
+    expected = -torch.as_tensor(energies) / thermal_energy(300.0) + log_det
     torch.testing.assert_close(target.log_prob(points), expected, rtol=0.0, atol=1e-6)
     assert float(expected.std()) > 1.0
     torch.testing.assert_close(target.positions(points), positions)

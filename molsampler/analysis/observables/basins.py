@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT, Basins, find_basins
-from molsampler.analysis.statistics.bootstrap import Weighting, independent_blocks
-from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.observables.ramachandran import Basins, find_basins
+from molsampler.analysis.statistics.bootstrap import Weighting
+from molsampler.analysis.statistics.estimates import Estimate, independent_blocks
 from molsampler.analysis.statistics.multistate import jackknife_covariance
+from molsampler.basis.units import thermal_energy
 
 POSITIVE_PHI = "phi > 0"
 
@@ -65,7 +66,7 @@ def free_energies(
 
     A basin without a frame has free energy +inf and no error.
     """
-    rt = GAS_CONSTANT * temperature
+    rt = thermal_energy(temperature)
     found = {}
     for k, name in enumerate(names):
         if populations[k] == 0 or populations[zero] == 0:
@@ -93,12 +94,10 @@ def weighted_basins(
     return residue_basins(residue, basins, weighting.weights @ inside, covariance, temperature, against)
 
 
-def counted_basins(
-    residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float, basins: Basins | None = None
-) -> ResidueBasins:
+def counted_basins(residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float) -> ResidueBasins:
     """Of equally weighted frames at angles (n, 2) radians, correlated but for their `ladder` (n,) int; jackknife errors
-    over the ladders. Basins are found in the frames where none are given."""
-    basins = basins or find_basins(angles)
+    over the ladders, basins as the frames have them."""
+    basins = find_basins(angles)
     inside = indicators(basins, angles).astype(np.float64)
     blocks = independent_blocks(ladder)
     sizes = np.bincount(blocks)

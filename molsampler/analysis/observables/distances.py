@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import mdtraj as md
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import shortest_path
 
+from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.rmsd import heavy_atoms
 
 MOST_PAIRS = 100
 
 
-def distant_pairs(topology: md.Topology, bonds: int = 3, most: int = MOST_PAIRS) -> np.ndarray:
-    """(k, 2) int: pairs of heavy atoms at least `bonds` bonds apart; `most` evenly chosen ones where there are more.
+def distant_pairs(topology: md.Topology, most: int = MOST_PAIRS) -> np.ndarray:
+    """(k, 2) int: pairs of heavy atoms three or more bonds apart; `most` evenly chosen ones where there are more.
 
     Closer pairs are bonds and bond angles, which hardly vary.
     """
-    n = topology.n_atoms
-    edges = np.array([(a.index, b.index) for a, b in topology.bonds], dtype=np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    apart = shortest_path(graph.tocsr(), directed=False, unweighted=True)
+    apart = graph_of(topology).bonds_apart()
     heavy = heavy_atoms(topology)
     first, second = np.triu_indices(len(heavy), 1)
     pairs = np.stack([heavy[first], heavy[second]], -1)
-    pairs = pairs[apart[pairs[:, 0], pairs[:, 1]] >= bonds]
+    pairs = pairs[apart[pairs[:, 0], pairs[:, 1]] >= 3]
     if len(pairs) > most:
         pairs = pairs[np.linspace(0, len(pairs) - 1, most).round().astype(int)]
     return pairs

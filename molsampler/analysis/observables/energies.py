@@ -6,6 +6,8 @@ import numpy as np
 
 from molsampler.basis.log_weights import check_weights
 
+_BINS = 60
+
 
 def quantiles(values: np.ndarray, weights: np.ndarray | None, fractions: np.ndarray | list[float]) -> np.ndarray:
     """Weighted quantiles of values (n,): the smallest value whose cumulative weight reaches each fraction in (0, 1]."""
@@ -17,8 +19,8 @@ def quantiles(values: np.ndarray, weights: np.ndarray | None, fractions: np.ndar
     return values[order][np.minimum(index, len(values) - 1)]
 
 
-def energy_edges(ensembles: list[tuple[np.ndarray, np.ndarray | None]], bins: int = 60) -> np.ndarray:
-    """(bins + 1,) kJ/mol: even bins over the 0.1 to 99.9 % range of all ensembles, each (energies, weights).
+def energy_edges(ensembles: list[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray:
+    """(61,) kJ/mol: even bins over the 0.1 to 99.9 % range of all ensembles, each (energies, weights).
 
     Energies that are not finite (clashes) are left out of the choice of the range.
     """
@@ -34,7 +36,7 @@ def energy_edges(ensembles: list[tuple[np.ndarray, np.ndarray | None]], bins: in
         raise ValueError("no ensemble has a frame of finite energy")
     low, high = min(lows), max(highs)
     margin = 0.05 * (high - low) or 1.0
-    return np.linspace(low - margin, high + margin, bins + 1)
+    return np.linspace(low - margin, high + margin, _BINS + 1)
 
 
 def energy_histogram(energies: np.ndarray, weights: np.ndarray | None, edges: np.ndarray) -> np.ndarray:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from molsampler.analysis.statistics.cells import flat_cells, histogram
 from molsampler.basis.log_weights import check_weights, effective_frames
+from molsampler.basis.units import thermal_energy
 
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K (CODATA 2018)
-
+_GRID = 72  # cells of 5 degrees, in which basins are found
+_BANDWIDTH = np.deg2rad(10.0)  # that their density is smoothed by
+_FARTHEST = 65.0  # degrees between a peak and the textbook's centre that gives it its name
 TEXTBOOK_CENTRES = {  # (phi, psi) in degrees
     "C7eq": (-80.0, 75.0),
     "C5": (-155.0, 160.0),
@@ -43,27 +46,14 @@ class Basins:
 
     def assign(self, angles: np.ndarray) -> np.ndarray:
         """(n,) int basin of each of angles (n, 2), radians."""
-        i, j = _cells(angles, len(self.labels)).T
-        return self.labels[i, j]
-
-
-def _cells(angles: np.ndarray, grid: int) -> np.ndarray:
-    """(n, 2) int cell of each of angles (n, 2) in radians, wrapped."""
-    return np.floor((np.asarray(angles) + np.pi) / (2 * np.pi) * grid).astype(np.int64) % grid
-
-
-def histogram(angles: np.ndarray, weights: np.ndarray | None, grid: int) -> np.ndarray:
-    """(grid, grid) probability of each cell, summing to 1, of angles (n, 2) in radians."""
-    i, j = _cells(angles, grid).T
-    w = check_weights(weights, len(angles))
-    return np.bincount(i * grid + j, weights=w, minlength=grid * grid).reshape(grid, grid)
+        return self.labels.ravel()[flat_cells(angles, len(self.labels))]
 
 
 def free_energy(angles: np.ndarray, weights: np.ndarray | None, temperature: float, grid: int = 60) -> np.ndarray:
     """(grid, grid) kJ/mol: -RT ln p over cells of phi (first axis) and psi, lowest cell 0, empty cells NaN."""
     probability = histogram(angles, weights, grid)
     with np.errstate(divide="ignore"):
-        surface = -GAS_CONSTANT * temperature * np.log(probability / probability.max())
+        surface = -thermal_energy(temperature) * np.log(probability / probability.max())
     return np.where(probability > 0, surface, np.nan)
 
 
@@ -80,25 +70,23 @@ def smoothed(probability: np.ndarray, bandwidth: float) -> np.ndarray:
 def find_basins(
     angles: np.ndarray,
     weights: np.ndarray | None = None,
-    grid: int = 72,
-    bandwidth: float = np.deg2rad(10.0),
     barrier: float = 0.5,
     min_frames: float = 10.0,
 ) -> Basins:
     """Basins of the density of angles (n, 2), radians.
 
     Two peaks are one basin where ln(lower peak / saddle) < `barrier` (in RT), or where less than `min_frames` frames
-    (by effective number, for weighted ones) lie above the saddle on the lower side. `bandwidth` in radians.
+    (by effective number, for weighted ones) lie above the saddle on the lower side.
     """
     w = check_weights(weights, len(angles))
-    probability = histogram(angles, w, grid)
+    probability = histogram(angles, w, _GRID)
     frames = probability * effective_frames(w)
-    labels = _climb(np.log(smoothed(probability, bandwidth)), frames, barrier, min_frames)
-    density = smoothed(probability, bandwidth)
+    density = smoothed(probability, _BANDWIDTH)
+    labels = _climb(np.log(density), frames, barrier, min_frames)
     roots = sorted(np.unique(labels), key=lambda r: -probability[labels == r].sum())
     peaks = [np.unravel_index(np.argmax(np.where(labels == r, density, -1.0)), density.shape) for r in roots]
-    centres = (np.array(peaks) + 0.5) * 2 * np.pi / grid - np.pi
-    lookup = np.zeros(grid * grid, dtype=np.int64)
+    centres = (np.array(peaks) + 0.5) * 2 * np.pi / _GRID - np.pi
+    lookup = np.zeros(_GRID * _GRID, dtype=np.int64)
     lookup[roots] = np.arange(len(roots))
     return Basins(lookup[labels], _names(np.rad2deg(centres)), centres)
 
@@ -133,16 +121,14 @@ def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: f
     return np.array([root(c) for c in range(grid * grid)]).reshape(grid, grid)
 
 
-def _names(centres: np.ndarray, farthest: float = 65.0) -> tuple[str, ...]:
-    """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within `farthest` degrees, each given
-    once.
-    """
+def _names(centres: np.ndarray) -> tuple[str, ...]:
+    """Names of peaks at centres (k, 2) degrees: the textbook's where one lies within _FARTHEST, each given once."""
     books = np.array(list(TEXTBOOK_CENTRES.values()))
     gap = (centres[:, None] - books[None] + 180.0) % 360.0 - 180.0  # (k, 6, 2)
     distance = np.linalg.norm(gap, axis=-1)
-    cost = np.where(distance <= farthest, distance, 1e4)  # out of reach: as bad as no name
+    cost = np.where(distance <= _FARTHEST, distance, 1e4)  # out of reach: as bad as no name
     names = [f"({phi:.0f}, {psi:.0f})" for phi, psi in centres]
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
-        if distance[row, column] <= farthest:
+        if distance[row, column] <= _FARTHEST:
             names[row] = list(TEXTBOOK_CENTRES)[column]
     return tuple(names)

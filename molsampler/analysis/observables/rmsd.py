@@ -14,20 +14,16 @@ def heavy_atoms(topology: md.Topology) -> np.ndarray:
     return heavy if len(heavy) >= 3 else np.arange(topology.n_atoms)
 
 
-def rmsd_to(trajectory: md.Trajectory, positions: np.ndarray, atoms: np.ndarray | None = None) -> np.ndarray:
-    """(n_frames,) float64 nm: RMSD to one structure, positions (N, 3) nm, over `atoms` (all heavy ones by default)."""
-    atoms = heavy_atoms(trajectory.topology) if atoms is None else atoms
+def rmsd_to(trajectory: md.Trajectory, positions: np.ndarray) -> np.ndarray:
+    """(n_frames,) float64 nm: RMSD of the heavy atoms to one structure, positions (N, 3) nm."""
+    atoms = heavy_atoms(trajectory.topology)
     target = md.Trajectory(np.asarray(positions, dtype=np.float32)[None], trajectory.topology)
     return md.rmsd(trajectory, target, 0, atom_indices=atoms).astype(np.float64)
 
 
-def rmsd_to_nearest(
-    trajectory: md.Trajectory, minima: np.ndarray, atoms: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """RMSD (n_frames,) nm to the nearest of minima (k, N, 3) nm, and which one (n_frames,) int it is."""
-    distances = np.stack([rmsd_to(trajectory, structure, atoms) for structure in minima])  # (k, n_frames)
-    nearest = distances.argmin(0)
-    return distances[nearest, np.arange(trajectory.n_frames)], nearest
+def rmsd_to_nearest(trajectory: md.Trajectory, minima: np.ndarray) -> np.ndarray:
+    """(n_frames,) nm: RMSD to the nearest of minima (k, N, 3) nm."""
+    return np.min([rmsd_to(trajectory, structure) for structure in minima], axis=0)
 
 
 def lowest_in_basins(

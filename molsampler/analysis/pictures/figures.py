@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molsampler.analysis.observables.energies import energy_edges, energy_histogram
-from molsampler.analysis.statistics.divergences import torsion_histogram
+from molsampler.analysis.statistics.cells import histogram
 from molsampler.store.atomic import atomic_path
 
 COLOURS = {"raw": "#8c8c8c", "reweighted": "#1f6fb4", "reference": "#d9730d"}
@@ -61,7 +61,7 @@ def draw_torsions(
             axis.set_axis_off()
         for k, (axis, name) in enumerate(zip(panels, names, strict=False)):
             for ensemble in ensembles:
-                density = torsion_histogram(ensemble.values[:, k], ensemble.weights, _TORSION_BINS)
+                density = histogram(ensemble.values[:, [k]], ensemble.weights, _TORSION_BINS)
                 _stairs(axis, density / (360 / len(density)), np.linspace(-180, 180, len(density) + 1), ensemble.kind)
             axis.set(xlim=(-180, 180), xticks=_DEGREES, title=greek(name), xlabel="degrees")
             axis.set_ylim(bottom=0)

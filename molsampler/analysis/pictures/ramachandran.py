@@ -12,8 +12,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT, Basins, free_energy, histogram
+from molsampler.analysis.observables.ramachandran import Basins, free_energy
 from molsampler.analysis.pictures.figures import NARROW, STYLE, Ensemble, save
+from molsampler.analysis.statistics.cells import histogram
+from molsampler.basis.units import thermal_energy
 
 FEWEST = 5.0  # effective frames that a cell needs on both sides for a difference
 _HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -52,14 +54,12 @@ def difference(first: Ensemble, second: Ensemble, temperature: float, grid: int)
         weights = ensemble.weights
         frames = len(ensemble.values) if weights is None else 1.0 / np.square(weights).sum()
         free = free_energy(ensemble.values, weights, temperature, grid)
-        lowest = -GAS_CONSTANT * temperature * np.log(probability.max())
+        lowest = -thermal_energy(temperature) * np.log(probability.max())
         surfaces.append(np.where(probability * frames >= FEWEST, free + lowest, np.nan))
     return surfaces[0] - surfaces[1]
 
 
-def draw_ramachandran(
-    maps: list[Map], temperature: float, path: str | Path | BinaryIO, narrow: bool = False, grid: int | None = None
-) -> None:
+def draw_ramachandran(maps: list[Map], temperature: float, path: str | Path | BinaryIO, narrow: bool = False) -> None:
     """Free energy maps at `temperature` (K) on one colour scale, one row a residue; where there is a reference, the
     difference to it as well.
 
@@ -67,7 +67,7 @@ def draw_ramachandran(
     5 kJ/mol.
     """
     fewest = min(len(e.values) for m in maps for e in m.ensembles)
-    grid = grid or (60 if fewest >= 4000 else 36)  # cells of 6 or 10 degrees
+    grid = 60 if fewest >= 4000 else 36  # cells of 6 or 10 degrees
     panels = [panel for m in maps for panel in _panels(m, temperature, grid)]
     columns = 1 if narrow else len(panels) // len(maps)
     rows = len(panels) // columns

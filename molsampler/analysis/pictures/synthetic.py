@@ -277,38 +277,27 @@ def draw_curves(
     path: str | Path,
     arms: dict[str, list[dict[str, np.ndarray]]],
     column: str,
-    x: str = "energy_evaluations",
     *,
     label: str | None = None,
-    factor: float = 1.0,
-    mark: Mark | None = None,
     log: bool = False,
 ) -> None:
-    """One column of metrics.csv in the course of training, a colour an arm: every seed thin, their median thick with a
+    """One column of metrics.csv over energy evaluations, a colour an arm: every seed thin, their median thick with a
     band from the lowest to the highest seed as far as all of them go.
 
     arms : name -> metrics.csv of each seed by column, (rows,) float64 (`RunDirectory.metrics_columns`)
-    x : "energy_evaluations" (drawn in millions), "seconds" (drawn in minutes) or "update"
-    label, factor : of the y axis; mark : a horizontal line
+    label : of the y axis
     """
-    unit, x_label = {
-        "energy_evaluations": (1e-6, "energy evaluations (millions)"),
-        "seconds": (1 / 60, "training time (minutes)"),
-    }.get(x, (1.0, x.replace("_", " ")))
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axis = figure.subplots()
         late = []
         for k, (name, seeds) in enumerate(arms.items()):
             style = {"color": _ARMS[k % len(_ARMS)], "linestyle": _DASHES[k // len(_ARMS) % len(_DASHES)]}
-            curves = [_curve(columns, column, x, unit, factor, log) for columns in seeds]
+            curves = [_curve(columns, column, log) for columns in seeds]
             curves = [curve for curve in curves if len(curve[0])]
             _seed_curves(axis, name, curves, len(seeds), style)
             late += [value[3 * len(value) // 4 :] for _, value in curves]
-        if mark is not None:
-            axis.axhline(mark.value, color="black", linewidth=1.0, linestyle=(0, (6, 3)), label=mark.label, zorder=1)
-            late.append(np.array([mark.value]))
-        axis.set(xlabel=x_label, ylabel=label or column.replace("_", " "))
+        axis.set(xlabel="energy evaluations (millions)", ylabel=label or column.replace("_", " "))
         if log:
             axis.set_yscale("log")
         elif late:
@@ -321,12 +310,10 @@ def draw_curves(
         save(figure, path)
 
 
-def _curve(
-    columns: dict[str, np.ndarray], column: str, x: str, unit: float, factor: float, log: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of one seed where both are numbers (and positive, on a logarithmic axis)."""
+def _curve(columns: dict[str, np.ndarray], column: str, log: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Millions of energy evaluations and the column of one seed, where both are numbers (positive ones, if `log`)."""
     nothing = np.full(len(columns.get("update", ())), np.nan)
-    at, value = unit * columns.get(x, nothing), factor * columns.get(column, nothing)
+    at, value = 1e-6 * columns.get("energy_evaluations", nothing), columns.get(column, nothing)
     seen = np.isfinite(at) & np.isfinite(value) & ((value > 0) | (not log))
     return at[seen], value[seen]
 

@@ -96,15 +96,6 @@ def resampled(
     return result
 
 
-def independent_blocks(ladder: np.ndarray, blocks: int = 10) -> np.ndarray:
-    """(m,) int: the independent part of a reference that each frame belongs to: its ladder, or, where there is one
-    only, one of `blocks` consecutive blocks."""
-    index = np.unique(ladder, return_inverse=True)[1]
-    if index.max(initial=0) == 0:
-        index = np.arange(len(ladder)) * min(blocks, len(ladder)) // max(len(ladder), 1)
-    return index
-
-
 class Draw(NamedTuple):
     """Frames (indices) of the reference that stand for samples, and those that stand for the reference."""
 

@@ -11,13 +11,6 @@ import ot
 from molsampler.basis.log_weights import check_weights
 
 
-def torsion_histogram(angles: np.ndarray, weights: np.ndarray | None, bins: int) -> np.ndarray:
-    """(bins,) probabilities, summing to 1, of angles (n,) in radians; the first bin begins at -180 degrees."""
-    w = check_weights(weights, len(angles))
-    cell = np.floor((np.asarray(angles) + np.pi) / (2 * np.pi) * bins).astype(np.int64) % bins
-    return np.bincount(cell, weights=w, minlength=bins)
-
-
 def kl(p: np.ndarray, q: np.ndarray) -> float:
     """sum p ln(p / q) of two histograms of one shape with sum 1; inf where q misses a bin of p."""
     inside = p > 0

@@ -11,6 +11,8 @@ import numpy as np
 
 from molsampler.basis.log_weights import scaled
 
+_BLOCKS = 10
+
 
 class Estimate(NamedTuple):
     """A number and its standard error in the same unit; NaN where an error cannot be had."""
@@ -22,19 +24,26 @@ class Estimate(NamedTuple):
         return {"value": self.value, "stderr": self.stderr}
 
 
-def grouped_mean(values: np.ndarray, groups: np.ndarray, blocks: int = 10) -> Estimate:
+def independent_blocks(groups: np.ndarray) -> np.ndarray:
+    """(n,) int from 0: the independent part that each value belongs to. That is its group (n,) int, such as its ladder,
+    or, where there is one group only, one of ten consecutive blocks, which should be longer than the correlation time.
+    """
+    index = np.unique(groups, return_inverse=True)[1]
+    if index.max(initial=0) == 0:
+        index = np.arange(len(groups)) * min(_BLOCKS, len(groups)) // max(len(groups), 1)
+    return index
+
+
+def grouped_mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
     """Mean of equally weighted but correlated values (n,), whose groups (n,) int, such as ladders, are independent.
 
-    The standard error is that of a ratio estimator over groups (groups may differ in size). Where there is one group
-    only, it is cut into `blocks` consecutive blocks, which then should each be longer than the correlation time.
+    The standard error is that of a ratio estimator over `independent_blocks`, which may differ in size.
     """
     values = np.asarray(values, dtype=np.float64)
     groups = np.asarray(groups)
     if groups.shape != values.shape:
         raise ValueError(f"groups have shape {groups.shape}; expected {values.shape}, one a frame")
-    index = np.unique(groups, return_inverse=True)[1]
-    if index.max(initial=0) == 0:
-        index = np.arange(len(values)) * min(blocks, len(values)) // max(len(values), 1)
+    index = independent_blocks(groups)
     size = np.bincount(index).astype(np.float64)
     count = len(size)
     mean = float(values.mean())

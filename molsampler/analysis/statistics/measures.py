@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from molsampler.analysis.statistics.bootstrap import FLOORS, REPLICATES, Draw
+from molsampler.analysis.statistics.cells import flat_cells
 from molsampler.analysis.statistics.divergences import jensen_shannon, kl, line_wasserstein, map_w2, total_variation
 from molsampler.analysis.statistics.divergences import with_half_a_frame as padded
 
@@ -28,7 +29,7 @@ class Histograms:
     def __init__(self, angles: np.ndarray, reference: np.ndarray, bins: int, names: dict[str, str]) -> None:
         self.reference = reference
         self.bins, self.size = bins, bins ** angles.shape[1]
-        self._cells, self._reference_cells = self._cell(angles), self._cell(reference)
+        self._cells, self._reference_cells = flat_cells(angles, bins), flat_cells(reference, bins)
         self.names, self._kinds = tuple(names), tuple(names.values())
         self.replicates, self.floors = REPLICATES, FLOORS
 
@@ -44,13 +45,8 @@ class Histograms:
     def _smoothed(self, index: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Histogram (size,) of frames `index` of the reference with noise on their angles."""
         angles = self.reference[index]
-        cells = self._cell(angles + SMOOTHING * generator.standard_normal(angles.shape))
+        cells = flat_cells(angles + SMOOTHING * generator.standard_normal(angles.shape), self.bins)
         return np.bincount(cells, minlength=self.size) / len(index)
-
-    def _cell(self, angles: np.ndarray) -> np.ndarray:
-        """(n,) flat index of the cell of angles (n, d), wrapped; cells begin at -180 degrees."""
-        index = np.floor((angles + np.pi) * (self.bins / (2 * np.pi))).astype(np.int64) % self.bins
-        return index @ (self.bins ** np.arange(angles.shape[1])[::-1])
 
     def _figures(self, p: np.ndarray, q: np.ndarray, frames: float) -> list[float]:
         known = {"kl": lambda: kl(p, padded(q, frames)), "jsd": lambda: jensen_shannon(p, q)}

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
+from molsampler.basis.units import thermal_energy
+
+_SWEEPS = 20  # of self-consistent iteration, before Newton's method
+_STEPS = 100  # of Newton's method at most
+_TOLERANCE = 1e-8  # of reduced free energies
 
 
-def solve_mbar(
-    reduced: np.ndarray,
-    counts: np.ndarray,
-    start: np.ndarray | None = None,
-    tolerance: float = 1e-8,
-    limit: int = 100,
-) -> np.ndarray:
+def solve_mbar(reduced: np.ndarray, counts: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
     """Reduced free energies (T,), the first one 0, that make MBAR's equations hold.
 
     reduced : (n, T), every state's energy over RT at every temperature;  counts : (T,), states drawn at each of them
@@ -27,16 +25,16 @@ def solve_mbar(
     """
     counts = np.asarray(counts, dtype=np.float64)
     free = _swept(reduced, counts) if start is None else start
-    for _ in range(limit):
+    for _ in range(_STEPS):
         share = _shares(reduced, counts, free)  # (n, T)
         total = share.sum(0)
         hessian = np.diag(total) - share.T @ share
         change = np.zeros_like(free)
         change[1:] = np.linalg.solve(hessian[1:, 1:], (counts - total)[1:])
         free = free + np.clip(change, -1.0, 1.0)
-        if np.abs(change).max() < tolerance:
+        if np.abs(change).max() < _TOLERANCE:
             return free
-    raise ArithmeticError(f"MBAR did not converge in {limit} steps: neighbouring temperatures overlap too little")
+    raise ArithmeticError(f"MBAR did not converge in {_STEPS} steps: neighbouring temperatures overlap too little")
 
 
 def coldest_weights(reduced: np.ndarray, counts: np.ndarray, free: np.ndarray) -> np.ndarray:
@@ -80,7 +78,7 @@ def _mean(
     values: np.ndarray, energies: np.ndarray, inside: np.ndarray, temperatures: np.ndarray, start: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means (k,) and the free energies (T,)."""
-    reduced = energies[inside][:, None] / (GAS_CONSTANT * np.asarray(temperatures))  # (n, T)
+    reduced = energies[inside][:, None] / thermal_energy(np.asarray(temperatures))  # (n, T)
     counts = inside.sum((0, 1))
     free = solve_mbar(reduced, counts, start)
     return coldest_weights(reduced, counts, free) @ values[inside].astype(np.float64), free
@@ -94,10 +92,10 @@ def _shares(reduced: np.ndarray, counts: np.ndarray, free: np.ndarray) -> np.nda
     return share / share.sum(1, keepdims=True)
 
 
-def _swept(reduced: np.ndarray, counts: np.ndarray, sweeps: int = 20) -> np.ndarray:
+def _swept(reduced: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(T,) free energies close enough for Newton's method."""
     free = np.zeros(len(counts))
-    for _ in range(sweeps):
+    for _ in range(_SWEEPS):
         free = free - np.log(_shares(reduced, counts, free).sum(0) / counts)
         free = free - free[0]
     return free

@@ -10,12 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from molsampler.basis.space import wrap_angle
 from molsampler.molecules.coordinates.zmatrix import ZMatrix
 
 
 def wrap(angle: Tensor) -> Tensor:
-    """An angle in radians, any shape, brought into (-pi, pi]."""
-    return torch.pi - torch.remainder(torch.pi - angle, 2 * torch.pi)
+    """A torsion in radians, any shape, brought into (-pi, pi], as atan2 and mdtraj give it: trans is +pi.
+
+    The mirror image of `basis.space.wrap_angle`, whose [-pi, pi) is the interval that the uniform prior draws from.
+    """
+    return -wrap_angle(-angle)
 
 
 def angle_between(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -25,7 +29,11 @@ def angle_between(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Torsion (...) in [-pi, pi] of points (..., 3) by the IUPAC sign, as mdtraj has it: cis 0, clockwise positive."""
+    """Torsion (...) in [-pi, pi] of points (..., 3) by the IUPAC sign, as mdtraj has it: cis 0, clockwise positive.
+
+    For measuring: the kernels of the torch energy have their own, which takes the coordinates as the leading axis, can
+    be fused, and has a finite gradient where atoms line up (`energy.forces.geometry`).
+    """
     axis = c - b
     u = torch.linalg.cross(b - a, axis)
     v = torch.linalg.cross(axis, d - c)
@@ -51,10 +59,10 @@ class InternalCoordinates:
     It holds index tensors only, so it serves float32 and float64 alike; `to(device)` moves it.
     """
 
-    def __init__(self, zmatrix: ZMatrix, device: torch.device | str = "cpu") -> None:
+    def __init__(self, zmatrix: ZMatrix) -> None:
         self.zmatrix = zmatrix
         self.n_atoms = zmatrix.n_atoms
-        self.to(device)
+        self.to("cpu")
 
     def to(self, device: torch.device | str) -> InternalCoordinates:
         """Moves the index tensors to `device`; returns self."""

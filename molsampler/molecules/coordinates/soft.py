@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
-import networkx
 import numpy as np
 import openmm
 import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
-from molsampler.molecules.coordinates.zmatrix import ZMatrix, neighbour_lists
+from molsampler.molecules.coordinates.zmatrix import ZMatrix
 from molsampler.molecules.energy.forces.registry import translate_force
 from molsampler.molecules.energy.forces.term import Term, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
@@ -39,7 +38,7 @@ def soft_torsions(
     by index or by label ("ALA2-N", "ALA2-CA"). Raises InputError for a pair that is no free axis, or lies in a ring.
     """
     axes = [tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms.tolist()]
-    free = {axis for axis, is_free in zip(axes, zmatrix.free, strict=True) if is_free} - ring_bonds(molecule)
+    free = {axis for axis, is_free in zip(axes, zmatrix.free, strict=True) if is_free} - molecule.graph.ring_bonds
     if soft is not None:
         chosen = {_find_axis(molecule, pair) for pair in soft}
         for i, j in sorted(chosen - free):
@@ -66,46 +65,18 @@ def _find_axis(molecule: Molecule, pair: Axis) -> tuple[int, int]:
     return min(atoms), max(atoms)
 
 
-def ring_bonds(molecule: Molecule) -> set[tuple[int, int]]:
-    """The bonds (i < j) that lie in a ring: those whose removal leaves their two atoms connected."""
-    neighbours = neighbour_lists(molecule)
-    rings = set()
-    for i, j in molecule.bonds:
-        seen, stack = {i}, [k for k in neighbours[i] if k != j]
-        while stack and j not in seen:
-            k = stack.pop()
-            if k not in seen:
-                seen.add(k)
-                stack += neighbours[k]
-        if j in seen:
-            rings.add((i, j))
-    return rings
-
-
-def flexible_rings(molecule: Molecule) -> list[list[int]]:
-    """Rings of six or more atoms, tetrahedral ones among them: they may have several conformers with barriers between.
-
-    Five-membered rings turn over within picoseconds, and annealing finds both puckers of proline; aromatic rings have
-    no tetrahedral atom.
-    """
-    neighbours = neighbour_lists(molecule)
-    rings = networkx.minimum_cycle_basis(networkx.Graph(molecule.bonds))
-    return sorted(sorted(r) for r in rings if len(r) >= 6 and any(len(neighbours[k]) >= 4 for k in r))
-
-
 def torsion_barriers(molecule: Molecule, axes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], float]:
     """Highest minus lowest torsion energy in kJ/mol as one side of each axis turns rigidly from the input structure.
 
     axes : bonds (i, j) outside rings. The energy is that of all periodic, Ryckaert-Bellemans, custom and CMAP torsions,
     scanned in steps of one degree; a force that the torch kernels do not cover does not count.
     """
-    neighbours = neighbour_lists(molecule)
     terms = _torsion_terms(molecule)
     x = torch.as_tensor(molecule.positions, dtype=torch.float64)
     turns = torch.arange(360, dtype=torch.float64).deg2rad()
     barriers = {}
     for i, j in axes:
-        frames = _turned(x, i, j, beyond(neighbours, i, j), turns)  # (3, N, 360)
+        frames = _turned(x, i, j, molecule.graph.beyond(i, j), turns)  # (3, N, 360)
         energy = sum((term(frames, None) for term in terms), torch.zeros_like(turns))
         barriers[i, j] = float(energy.max() - energy.min())
     return barriers
@@ -118,16 +89,6 @@ def _torsion_terms(molecule: Molecule) -> list[Term]:
             with contextlib.suppress(UnsupportedForce):
                 terms.append(translate_force(force, molecule.n_atoms))
     return [term.double() for term in terms if term is not None]
-
-
-def beyond(neighbours: list[list[int]], i: int, j: int) -> list[int]:
-    """The atoms that are cut off from i when the bond i-j, in no ring, is cut; j is one of them."""
-    seen, stack = {i, j}, [j]
-    while stack:
-        new = [k for k in neighbours[stack.pop()] if k not in seen]
-        seen.update(new)
-        stack += new
-    return sorted(seen - {i})
 
 
 def _turned(x: Tensor, i: int, j: int, moved: list[int], turns: Tensor) -> Tensor:

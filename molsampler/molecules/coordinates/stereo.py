@@ -2,6 +2,9 @@
 
 Hydrogens count as labelled atoms, so CH2 and CH3 groups keep their handedness too: exchanging two hydrogens is a
 relabelling that a bounded region of narrow torsions cannot reach anyway.
+
+Which atoms, and what the signs mean, is `basis.graph`'s to say. Analysis measures the same signs of the same atoms by
+arithmetic of its own, to be able to contradict this module.
 """
 
 from __future__ import annotations
@@ -11,28 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molsampler.molecules.coordinates.zmatrix import neighbour_lists
 from molsampler.molecules.molecule import Molecule
 
 FLAT = 0.05  # |triple product| of unit bond differences; a regular tetrahedron has 3.1, four atoms in a plane 0
-
-
-def amide_quadruples(molecule: Molecule) -> list[tuple[int, int, int, int]]:
-    """Atoms (x, C, N, y) of the omega torsion of every O=C-N group; x and y are the heaviest other neighbours."""
-    neighbours = neighbour_lists(molecule)
-    numbers = molecule.atomic_numbers
-    quadruples = []
-    for c in range(molecule.n_atoms):
-        if numbers[c] != 6 or len(neighbours[c]) != 3:
-            continue
-        oxygens = [o for o in neighbours[c] if numbers[o] == 8 and len(neighbours[o]) == 1]
-        for n in neighbours[c]:
-            others = [k for k in neighbours[n] if k != c]
-            if numbers[n] != 7 or not oxygens or not others:
-                continue
-            x = next(k for k in neighbours[c] if k not in (n, oxygens[0]))
-            quadruples.append((x, c, n, min(others, key=lambda k: (-int(numbers[k]), k))))
-    return quadruples
 
 
 @dataclass(frozen=True)
@@ -54,18 +38,13 @@ class Stereochemistry:
     def from_molecule(cls, molecule: Molecule) -> Stereochemistry:
         """Stereochemistry of the molecule's input structure; atoms with four neighbours in a plane have none."""
         positions = torch.as_tensor(molecule.positions, dtype=torch.float64)[None]
-        neighbours = neighbour_lists(molecule)
-        four = [n for n in neighbours if len(n) == 4]
-        centres = torch.tensor(four, dtype=torch.long).reshape(-1, 4)
-        unit = [
-            torch.nn.functional.normalize(positions[:, n] - positions[:, [i]], dim=-1)
-            for i, n in enumerate(neighbours)
-            if len(n) == 4
-        ]
-        if unit:
-            own = torch.arange(4 * len(unit)).reshape(-1, 4)
-            centres = centres[triple_products(torch.cat(unit, dim=1), own)[0].abs() > FLAT]
-        amides = torch.tensor(amide_quadruples(molecule), dtype=torch.long).reshape(-1, 4)
+        tetrahedral = molecule.graph.tetrahedral
+        centres = torch.tensor(list(tetrahedral.values()), dtype=torch.long).reshape(-1, 4)
+        middle = torch.tensor(list(tetrahedral), dtype=torch.long)[:, None]
+        unit = torch.nn.functional.normalize(positions[:, centres] - positions[:, middle], dim=-1)  # (1, n, 4, 3)
+        own = torch.arange(4 * len(centres)).reshape(-1, 4)
+        centres = centres[triple_products(unit.reshape(1, -1, 3), own)[0].abs() > FLAT]
+        amides = torch.tensor(molecule.graph.amides, dtype=torch.long).reshape(-1, 4)
         return cls(
             centres,
             triple_products(positions, centres)[0].sign(),
@@ -87,7 +66,7 @@ class Stereochemistry:
 
 
 def triple_products(positions: Tensor, quadruples: Tensor) -> Tensor:
-    """Six times the signed volumes (B, n) spanned by atoms (n, 4) at positions (B, N, 3)."""
+    """Six times the signed volumes (B, n) spanned by atoms (n, 4) at positions (B, N, 3); their signs are the hands."""
     a, b, c, d = (positions[:, quadruples[:, k]] for k in range(4))
     return (torch.linalg.cross(a - d, b - d) * (c - d)).sum(-1)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,12 @@ import openmm
 from openmm import unit
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.graph import Graph
 from molsampler.molecules.molecule import Molecule
 
 LINEAR_MARGIN = math.radians(5.0)  # an angle closer than this to 180 degrees makes the torsions behind it meaningless
+
+Neighbours = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,6 @@ class ZMatrix:
         return self.rows[3:]
 
 
-def neighbour_lists(molecule: Molecule) -> list[list[int]]:
-    """Sorted bonded neighbours of every atom."""
-    neighbours: list[list[int]] = [[] for _ in range(molecule.n_atoms)]
-    for i, j in molecule.bonds:
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-    return [sorted(n) for n in neighbours]
-
-
 def build_zmatrix(molecule: Molecule) -> ZMatrix:
     """The Z-matrix of a connected molecule of three atoms or more, rings included.
 
@@ -84,31 +79,31 @@ def build_zmatrix(molecule: Molecule) -> ZMatrix:
     """
     if molecule.n_atoms < 3:
         raise InputError(f"'{molecule.name}' has {molecule.n_atoms} atoms; internal coordinates need at least 3")
-    neighbours = neighbour_lists(molecule)
-    _refuse_unconnected(molecule, neighbours)
-    main = main_chain(molecule, neighbours)
-    ranks = _ranks(molecule, neighbours, main)
+    _refuse_unconnected(molecule)
+    neighbours = molecule.graph.neighbours
+    main = main_chain(molecule)
+    ranks = _ranks(molecule.graph, main)
     first = _first_three(neighbours, main, ranks)
     zmatrix = _make_rows(_span(neighbours, main, ranks, first), ranks, first)
     _refuse_linear(molecule, zmatrix)
     return zmatrix
 
 
-def main_chain(molecule: Molecule, neighbours: list[list[int]]) -> set[int]:
+def main_chain(molecule: Molecule) -> set[int]:
     """Backbone of a peptide (N, CA, C, and the C and N they are bonded to), or else the longest heavy-atom chain."""
+    neighbours, names, numbers = molecule.graph.neighbours, molecule.graph.names, molecule.graph.atomic_numbers
     backbone: set[int] = set()
-    atoms = list(molecule.topology.atoms())
     for residue in molecule.topology.residues():
         named = {a.name: a.index for a in residue.atoms()}
         if {"N", "CA", "C"} <= named.keys():
             n, ca, c = named["N"], named["CA"], named["C"]
             if ca in neighbours[n] and c in neighbours[ca]:
                 backbone |= {n, ca, c}
-                backbone |= {j for j in neighbours[n] if atoms[j].name == "C"}
-                backbone |= {j for j in neighbours[c] if atoms[j].name == "N"}
+                backbone |= {j for j in neighbours[n] if names[j] == "C"}
+                backbone |= {j for j in neighbours[c] if names[j] == "N"}
     if backbone:
         return backbone
-    heavy = [i for i in range(molecule.n_atoms) if molecule.atomic_numbers[i] != 1]
+    heavy = [i for i, number in enumerate(numbers) if number != 1]
     if not heavy:
         return set(range(molecule.n_atoms))
     longest: list[int] = []
@@ -119,7 +114,7 @@ def main_chain(molecule: Molecule, neighbours: list[list[int]]) -> set[int]:
     return set(longest)
 
 
-def _farthest_path(neighbours: list[list[int]], start: int, allowed: set[int]) -> list[int]:
+def _farthest_path(neighbours: Neighbours, start: int, allowed: set[int]) -> list[int]:
     """The shortest path from `start` to an atom that is farthest from it within `allowed`."""
     parent = {start: -1}
     queue = deque([start])
@@ -137,33 +132,26 @@ def _farthest_path(neighbours: list[list[int]], start: int, allowed: set[int]) -
     return path
 
 
-def _refuse_unconnected(molecule: Molecule, neighbours: list[list[int]]) -> None:
-    seen = {0}
-    queue = deque([0])
-    while queue:
-        for j in neighbours[queue.popleft()]:
-            if j not in seen:
-                seen.add(j)
-                queue.append(j)
-    if len(seen) < molecule.n_atoms:
-        stray = min(set(range(molecule.n_atoms)) - seen)
+def _refuse_unconnected(molecule: Molecule) -> None:
+    parts = molecule.graph.parts
+    if len(parts) > 1:
+        stray = parts[1][0]
         raise InputError(
             f"'{molecule.name}' is not one connected molecule: no chain of bonds joins {molecule.atom_labels[stray]} "
             f"(atom {stray}) and {molecule.atom_labels[0]} (atom 0); give one molecule with all of its bonds"
         )
 
 
-def _ranks(molecule: Molecule, neighbours: list[list[int]], main: set[int]) -> list[tuple]:
+def _ranks(graph: Graph, main: set[int]) -> list[tuple]:
     """Sort key of every atom: main chain first, then atoms that something hangs on, the heaviest, by index."""
-    numbers = molecule.atomic_numbers
-    return [(i not in main, len(neighbours[i]) == 1, -int(numbers[i]), i) for i in range(molecule.n_atoms)]
+    return [(i not in main, len(near) == 1, -graph.atomic_numbers[i], i) for i, near in enumerate(graph.neighbours)]
 
 
-def _eccentricity(neighbours: list[list[int]], start: int) -> int:
+def _eccentricity(neighbours: Neighbours, start: int) -> int:
     return len(_farthest_path(neighbours, start, set(range(len(neighbours))))) - 1
 
 
-def _first_three(neighbours: list[list[int]], main: set[int], ranks: list[tuple]) -> tuple[int, int, int]:
+def _first_three(neighbours: Neighbours, main: set[int], ranks: list[tuple]) -> tuple[int, int, int]:
     """Root, second and third atom (bonded in that order): the root is the middle of the main chain if it can be."""
     roots = [i for i in range(len(neighbours)) if any(len(neighbours[j]) > 1 for j in neighbours[i])]
     on_chain = [i for i in roots if i in main]
@@ -174,7 +162,7 @@ def _first_three(neighbours: list[list[int]], main: set[int], ranks: list[tuple]
 
 
 def _span(
-    neighbours: list[list[int]], main: set[int], ranks: list[tuple], first: tuple[int, int, int]
+    neighbours: Neighbours, main: set[int], ranks: list[tuple], first: tuple[int, int, int]
 ) -> dict[int, tuple[int, int]]:
     """Parent and depth of every atom of a breadth-first spanning tree that takes the bonds of the main chain first."""
     root, second, third = first

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,6 @@ class Langevin:
                 on_frame(done, state)
         return state
 
-    def kinetic_energy(self, state: LangevinState) -> Tensor:
-        """(B,) kJ/mol."""
-        return 0.5 * (self.masses.to(state.velocities)[:, None] * state.velocities.square()).sum((1, 2))
-
     def _thermal_speed(self, positions: Tensor) -> Tensor:
         """sqrt(RT / m), (B or 1, N, 1), nm/ps."""
         if self.temperature.ndim and len(self.temperature) != len(positions):
@@ -150,7 +146,7 @@ class Langevin:
                 f"{len(self.temperature)} temperatures were given for {len(positions)} conformations: "
                 "give one temperature or one for each."
             )
-        speed = torch.sqrt(GAS_CONSTANT * self.temperature.reshape(-1, 1, 1) / self.masses[:, None])
+        speed = torch.sqrt(thermal_energy(self.temperature.reshape(-1, 1, 1)) / self.masses[:, None])
         return speed.to(positions)
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molsampler.molecules.coordinates.soft import SOFT_BARRIER, beyond, ring_bonds, torsion_barriers
-from molsampler.molecules.coordinates.zmatrix import neighbour_lists
+from molsampler.molecules.coordinates.soft import SOFT_BARRIER, torsion_barriers
 from molsampler.molecules.dynamics.langevin import LangevinState
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.molecule import Molecule
@@ -32,23 +31,23 @@ class PivotBonds:
     moved: Tensor
 
     @classmethod
-    def of_molecule(cls, molecule: Molecule, barrier: float = SOFT_BARRIER) -> PivotBonds:
-        """Bonds outside rings whose torsion energy varies by less than `barrier` RT, with heavy atoms turned.
+    def of_molecule(cls, molecule: Molecule) -> PivotBonds:
+        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned.
 
         Bonds that would turn nothing but hydrogens on one atom, such as methyl rotors, are left to dynamics. There may
         be none at all (K = 0).
         """
-        neighbours, rings = neighbour_lists(molecule), ring_bonds(molecule)
-        inner = [b for b in molecule.bonds if b not in rings and all(len(neighbours[k]) > 1 for k in b)]
+        graph = molecule.graph
+        inner = [b for b in graph.bonds if b not in graph.ring_bonds and all(len(graph.neighbours[k]) > 1 for k in b)]
         barriers = torsion_barriers(molecule, inner)
         axes, moved = [], []
         for i, j in inner:
-            side = beyond(neighbours, j, i)
+            side = graph.beyond(j, i)
             if 2 * len(side) > molecule.n_atoms:
-                i, j, side = j, i, beyond(neighbours, i, j)
+                i, j, side = j, i, graph.beyond(i, j)
             turned = set(side) - {i}
-            if barriers[tuple(sorted((i, j)))] * molecule.beta < barrier and any(
-                molecule.atomic_numbers[k] != 1 for k in turned
+            if barriers[tuple(sorted((i, j)))] * molecule.beta < SOFT_BARRIER and any(
+                graph.atomic_numbers[k] != 1 for k in turned
             ):
                 axes.append((i, j))
                 moved.append([k in turned for k in range(molecule.n_atoms)])

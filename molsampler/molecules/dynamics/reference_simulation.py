@@ -126,7 +126,6 @@ def make_reference(
     inside_support: Callable[[Tensor], Tensor] | None = None,
     rescore: Energy | None = None,
     progress: bool = True,
-    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> ReferenceRun:
     """Runs, or goes on with, the simulation whose state file is in `folder`.
@@ -162,7 +161,7 @@ def make_reference(
         if path.exists():
             state, records = _load(path, settings, generator, energy)
         else:
-            start = torch.as_tensor(molecule.positions, dtype=dtype, device=device)
+            start = torch.as_tensor(molecule.positions, dtype=torch.float32, device=device)
             state = exchange.start(quench(energy, start[None], _QUENCH_STEPS)[0][0], generator)
             records = _Records([], [], [], [])
         keep = _Keeper(settings, records, observe, inside_support)
@@ -183,10 +182,10 @@ def repartitioned_masses(molecule: Molecule, hydrogen_mass: float) -> np.ndarray
     masses = np.array(molecule.masses, dtype=np.float64)
     if hydrogen_mass == 0:
         return masses
-    hydrogens = set()
-    for pair in molecule.bonds:
+    numbers, hydrogens = molecule.graph.atomic_numbers, set()
+    for pair in molecule.graph.bonds:
         for hydrogen, heavy in (pair, pair[::-1]):
-            if molecule.atomic_numbers[hydrogen] == 1 and molecule.atomic_numbers[heavy] > 1:
+            if numbers[hydrogen] == 1 and numbers[heavy] > 1:
                 masses[heavy] -= hydrogen_mass - masses[hydrogen]
                 masses[hydrogen] = hydrogen_mass
                 hydrogens.add(hydrogen)

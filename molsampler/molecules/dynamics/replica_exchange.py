@@ -17,10 +17,12 @@ from scipy.special import betainc
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.dynamics.pivot import PivotBonds, pivot
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
+
+_ACCEPTANCE = 0.4  # of swaps between neighbours, which `ladder_size` aims at
 
 
 def geometric_ladder(coldest: float, hottest: float, n: int) -> np.ndarray:
@@ -43,10 +45,10 @@ def expected_acceptance(ratio: float, degrees: int) -> float:
     return float(2.0 * betainc(degrees / 2, degrees / 2, 1.0 / (1.0 + ratio)))
 
 
-def ladder_size(coldest: float, hottest: float, degrees: int, acceptance: float = 0.4) -> int:
-    """The fewest temperatures (at least 2) of a geometric ladder that neighbours exchange in with `acceptance`."""
+def ladder_size(coldest: float, hottest: float, degrees: int) -> int:
+    """The fewest temperatures (at least 2) of a geometric ladder whose neighbours accept two swaps in five."""
     n = 2
-    while expected_acceptance((hottest / coldest) ** (1.0 / (n - 1)), degrees) < acceptance:
+    while expected_acceptance((hottest / coldest) ** (1.0 / (n - 1)), degrees) < _ACCEPTANCE:
         n += 1
     return n
 
@@ -129,7 +131,7 @@ class ReplicaExchange:
         self.pivots = pivots if pivots is not None and len(pivots.axes) else None
         self.pivot_interval = pivot_interval
         self.dynamics = Langevin(energy, masses, self.temperatures.repeat(ladders), timestep, friction)
-        self.beta = 1.0 / (GAS_CONSTANT * self.temperatures)  # (T,) mol/kJ
+        self.beta = 1.0 / thermal_energy(self.temperatures)  # (T,) mol/kJ
 
     def start(self, positions: Tensor, generator: torch.Generator) -> ExchangeState:
         """Walkers with fresh velocities at positions: (N, 3) nm for all, or (L * T, N, 3), ladder by ladder."""

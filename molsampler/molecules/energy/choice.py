@@ -21,14 +21,13 @@ def make_energy(
     platform: str = "auto",
     device: str | torch.device = "cpu",
     compile: bool = True,
-    dtype: torch.dtype = torch.float32,
     say: Callable[[str], None] = print,
 ) -> Energy:
     """The energy of `molecule`.
 
     backend : "torch", "openmm", or "auto": torch where it covers every force, else OpenMM, of which `say` is told
     platform : OpenMM's platform, for the bridge: "CUDA", "OpenCL", "CPU", "Reference" or "auto"
-    device, compile, dtype : for the torch kernels
+    device, compile : for the torch kernels
     Raises InputError for a backend, platform or device that is not there, and for a force that "torch" does not cover.
     """
     if backend not in BACKENDS:
@@ -38,7 +37,7 @@ def make_energy(
     if backend == "openmm":
         return OpenMMEnergy(molecule, platform=platform)
     try:
-        return TorchEnergy(molecule, dtype=dtype, device=device, compile=compile, say=say)
+        return TorchEnergy(molecule, device=device, compile=compile, say=say)
     except UnsupportedForce as error:
         if backend == "torch":
             raise InputError(uncovered(error)) from error

@@ -14,6 +14,8 @@ from molsampler.molecules.energy.forces.term import PairDistances, UnsupportedFo
 from molsampler.molecules.molecule import Molecule
 
 TOLERANCE = 1e-6  # relative to the force's own energy and largest component
+_STRUCTURES = 6
+_SPREAD = 0.01  # nm
 
 
 def reference_terms(system: openmm.System, structures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,15 +40,17 @@ def reference_terms(system: openmm.System, structures: np.ndarray) -> tuple[np.n
     return energies, forces
 
 
-def perturbed_structures(molecule: Molecule, count: int = 6, spread: float = 0.01) -> np.ndarray:
-    """(count, N, 3) nm: the input structure, and copies with normal noise on every coordinate.
+def perturbed_structures(molecule: Molecule) -> np.ndarray:
+    """(6, N, 3) nm: the input structure, and copies with normal noise on every coordinate.
 
-    Half of them have noise of `spread` nm, half three times as much: tables and dihedrals are met at several places.
+    Half of them have noise of 0.01 nm, half three times as much: tables and dihedrals are met at several places.
     """
-    noise = torch.randn(count, molecule.n_atoms, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        _STRUCTURES, molecule.n_atoms, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     noise[0] = 0.0
-    noise[count // 2 :] *= 3.0
-    return molecule.positions + spread * noise.numpy()
+    noise[_STRUCTURES // 2 :] *= 3.0
+    return molecule.positions + _SPREAD * noise.numpy()
 
 
 def energy_and_gradient(function: Callable[[Tensor], Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:

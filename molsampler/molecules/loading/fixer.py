@@ -15,8 +15,10 @@ from openmm import app, unit
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.dynamics.minimum import nearest_minimum, potential_energy
-from molsampler.molecules.loading.one_molecule import is_ion, is_water, molecules_of
-from molsampler.molecules.loading.pdb import Structure, parse_pdb, pdb_text
+from molsampler.molecules.loading.one_molecule import is_ion, is_water
+from molsampler.molecules.loading.pdb import Structure, parse_pdb
+from molsampler.molecules.topology import bonded_pairs, graph_of, residue_label
+from molsampler.store.pdb import pdb_text
 
 _SEED = 1  # of the positions that added atoms are minimised from
 
@@ -68,7 +70,7 @@ def _remove_others(fixer: Any, module: Any, notes: list[str]) -> None:
     polymers = {*module.proteinResidues, *module.dnaResidues, *module.rnaResidues, *module.substitutions}
     polymers |= {residue.residueName for residue in fixer.modifiedResidues}
     atoms = list(fixer.topology.atoms())
-    parts = molecules_of(len(atoms), [(a.index, b.index) for a, b in fixer.topology.bonds()])
+    parts = graph_of(fixer.topology, bonded_pairs(fixer.topology)).parts
     chained = {part[0] for part in parts if any(atoms[i].residue.name in polymers for i in part)}
     out = []
     for part in parts:
@@ -96,18 +98,17 @@ def _add_residues(fixer: Any, notes: list[str]) -> None:
     for (chain, index), names in list(fixer.missingResidues.items()):
         residues = list(chains[chain].residues())
         if index in (0, len(residues)):
-            side = f"before {_name(residues[0])}" if index == 0 else f"after {_name(residues[-1])}"
+            side = f"before {residue_label(residues[0])}" if index == 0 else f"after {residue_label(residues[-1])}"
             notes.append(f"left out {' '.join(names)} {side}, which SEQRES has and the structure has not")
             del fixer.missingResidues[chain, index]
         else:
-            notes.append(
-                f"added residues {' '.join(names)} between {_name(residues[index - 1])} and {_name(residues[index])}"
-            )
+            before, after = (residue_label(residue) for residue in residues[index - 1 : index + 1])
+            notes.append(f"added residues {' '.join(names)} between {before} and {after}")
 
 
 def _replace_residues(fixer: Any, notes: list[str]) -> None:
     fixer.findNonstandardResidues()
-    notes += [f"replaced {_name(residue)} by {name}" for residue, name in fixer.nonstandardResidues]
+    notes += [f"replaced {residue_label(residue)} by {name}" for residue, name in fixer.nonstandardResidues]
     fixer.replaceNonstandardResidues()
 
 
@@ -119,7 +120,7 @@ def _add_heavy_atoms(fixer: Any, notes: list[str]) -> None:
     added = {residue: [atom.name for atom in atoms] for residue, atoms in fixer.missingAtoms.items()}
     for residue, names in fixer.missingTerminals.items():
         added.setdefault(residue, []).extend(names)
-    notes += [f"added {', '.join(names)} to {_name(residue)}" for residue, names in added.items()]
+    notes += [f"added {', '.join(names)} to {residue_label(residue)}" for residue, names in added.items()]
     fixer.addMissingAtoms(seed=_SEED)
 
 
@@ -140,9 +141,8 @@ def _add_hydrogens(fixer: Any, ph: float, notes: list[str]) -> None:
     modeller.delete([a for residue in closed for a in residue.atoms() if a.name in ("H2", "H3")])
     added = _hydrogens(modeller.topology) - before
     if added:
-        states = [
-            f"{_name(residue)} as {_state(residue)}" for residue in modeller.topology.residues() if _state(residue)
-        ]
+        residues = modeller.topology.residues()
+        states = [f"{residue_label(residue)} as {state}" for residue in residues if (state := _state(residue))]
         notes.append(f"added {added} hydrogens at pH {ph:g}" + (f" ({', '.join(states)})" if states else ""))
     fixer.topology, fixer.positions = modeller.topology, modeller.positions
 
@@ -178,7 +178,3 @@ def _seeded() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _name(residue: app.topology.Residue) -> str:
-    return f"{residue.name}{residue.id}"

@@ -12,6 +12,7 @@ import openmm
 from openmm import app
 
 from molsampler.basis.errors import InputError
+from molsampler.molecules.topology import residue_label
 
 OPENMM_DATA = Path(app.__file__).parent / "data"
 _WELL_KNOWN = ("amber14-all.xml", "amber99sb.xml", "amber96.xml", "charmm36.xml", "implicit/obc2.xml")
@@ -85,7 +86,7 @@ def _caps_are_patches(field: app.ForceField, topology: app.Topology) -> bool:
 
 
 def _by_residue(topology: app.Topology, templates: dict[str, str], where: str) -> dict[app.topology.Residue, str]:
-    labelled = {f"{residue.name}{residue.id}": residue for residue in topology.residues()}
+    labelled = {residue_label(residue): residue for residue in topology.residues()}
     for label in templates:
         if label not in labelled:
             raise InputError(f"{where} has no residue {label} to take a template for; it has {', '.join(labelled)}")

@@ -9,10 +9,10 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.acceptance import accept
 from molsampler.molecules.loading.amber import read_amber
 from molsampler.molecules.loading.arguments import create_system_arguments
+from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.force_field import create_system
 from molsampler.molecules.loading.one_molecule import refuse_several
 from molsampler.molecules.loading.openmmtools_system import read_openmmtools
@@ -31,25 +31,6 @@ _BATHS = (
     openmm.MonteCarloFlexibleBarostat,
     openmm.MonteCarloMembraneBarostat,
 )
-
-
-def find_system_folder(name_or_path: str | Path) -> Path:
-    """The folder that holds the system.toml meant by `name_or_path`: a folder, a system.toml, or a name in systems/.
-
-    Names are looked up under the current directory, then beside the package. Raises InputError where there is none.
-    """
-    given = Path(name_or_path)
-    if given.name == FILE and given.is_file():
-        return given.parent
-    shelves = [Path.cwd() / "systems", Path(__file__).resolve().parents[3] / "systems"]
-    for folder in [given, *(shelf / given for shelf in shelves)]:
-        if (folder / FILE).is_file():
-            return folder
-    known = sorted({p.parent.name for shelf in shelves for p in shelf.glob(f"*/{FILE}")})
-    raise InputError(
-        f"no {FILE} found for molecule '{name_or_path}': give a folder that holds one, or one of the names in systems/ "
-        f"({', '.join(known) or 'none here'})"
-    )
 
 
 def load_molecule(name_or_path: str | Path, say: Say = print) -> Molecule:

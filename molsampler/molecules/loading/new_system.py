@@ -22,6 +22,7 @@ from molsampler.molecules.loading.openmmtools_system import constructor_argument
 from molsampler.molecules.loading.pdb import Structure, read_pdb
 from molsampler.molecules.loading.settings import FILE, check_temperature, settings_text
 from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.topology import bonded_pairs
 from molsampler.store.atomic import write_text
 
 Say = Callable[[str], None]
@@ -45,8 +46,8 @@ _COMMENTS = {
 class Request:
     """What a new system is made of: pdb with forcefield, prmtop with inpcrd, system_xml with pdb, or openmmtools.
 
-    temperature : K
-    implicit_solvent : for a prmtop, one of SOLVENTS; chains : of the PDB file to keep, all of them if empty
+    pdb : a PDB or PDBx/mmCIF file;  temperature : K
+    implicit_solvent : for a prmtop, one of SOLVENTS; chains : of that file to keep, all of them if empty
     templates : of the force field, for residues that several of them match: "ALA2=ALAD"
     fix, ph : mend the PDB file with PDBFixer, hydrogens at this pH
     """
@@ -212,8 +213,7 @@ def _fixed(
     _tell(say, request.pdb, fixed.notes or ["--fix found nothing to change"])
     if _atoms(fixed) <= _atoms(structure):
         return fixed
-    bonds = [(a.index, b.index) for a, b in fixed.topology.bonds()]
-    refuse_several(fixed.topology, bonds, where, "pdb")
+    refuse_several(fixed.topology, bonded_pairs(fixed.topology), where, "pdb")
     made = create_system_arguments(arguments, where)
     relaxed = relax(fixed, create_system(fixed.topology, names, folder, made, where), where)
     _tell(say, request.pdb, relaxed.notes)

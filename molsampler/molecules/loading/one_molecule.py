@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from openmm import app
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from molsampler.basis.errors import InputError
+from molsampler.molecules.topology import graph_of, residue_label
 
 WATER = {"HOH", "WAT", "H2O", "SOL", "DOD", "TIP", "TP3", "TIP3", "TIP3P", "TIP4", "TIP5", "SPC"}
 ALONE = "one molecule is sampled alone, in vacuum or implicit solvent"
@@ -31,26 +29,17 @@ def refuse_several(topology: app.Topology, bonds: Sequence[tuple[int, int]], wha
     what : names the structure in messages
     source : the first key of the system.toml's source, for the advice: "pdb", "prmtop", "system_xml" or "openmmtools"
     """
-    atoms = list(topology.atoms())
-    parts = molecules_of(len(atoms), bonds)
+    graph = graph_of(topology, bonds)
+    parts = graph.parts
     if len(parts) <= 1:
         return
+    atoms = list(topology.atoms())
     _refuse_solvent(atoms, parts, what, source)
-    _refuse_unbonded(atoms, parts, what)
+    _refuse_unbonded(atoms, parts, graph.labels, what)
     words = [_stretch(atoms, part) for part in parts[:_NAMED]] + ["..."] * (len(parts) > _NAMED)
     chains = len({atoms[part[0]].residue.chain for part in parts}) > 1
     advice = "keep one, in a PDB file with `molsampler new ... --chains A`" if chains else "give one connected molecule"
     raise InputError(f"{what} is {len(parts)} disconnected molecules ({'; '.join(words)}); {ALONE}: {advice}")
-
-
-def molecules_of(n: int, bonds: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Atoms of each connected part of n atoms, the part with the first atom first."""
-    pairs = np.array(bonds, dtype=int).reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    count, labels = connected_components(graph, directed=False)
-    order = np.argsort(labels, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if count else []
-    return sorted((part.tolist() for part in parts), key=lambda part: part[0])
 
 
 def is_water(residues: Iterable[Residue]) -> bool:
@@ -76,29 +65,25 @@ def _refuse_solvent(atoms: list, parts: list[list[int]], what: str, source: str)
         raise InputError(f"{what} holds {' and '.join(found)}; {ALONE}: {_REMEDIES[source]}")
 
 
-def _refuse_unbonded(atoms: list, parts: list[list[int]], what: str) -> None:
+def _refuse_unbonded(atoms: list, parts: list[list[int]], labels: Sequence[str], what: str) -> None:
     loose = [atoms[part[0]] for part in parts if len(part) == 1 and not is_ion(atoms, part)]
     if not loose:
         return
-    names = ", ".join(_label(atom) for atom in loose[:_NAMED]) + (", ..." if len(loose) > _NAMED else "")
+    names = ", ".join(labels[atom.index] for atom in loose[:_NAMED]) + (", ..." if len(loose) > _NAMED else "")
     unknown = [r for r in dict.fromkeys(atom.residue for atom in loose) if not any(len(b) for b in r.internal_bonds())]
     if unknown:
         raise InputError(
-            f"{what}: residue {unknown[0].name}{unknown[0].id} is not a standard one, and no CONECT records tell the "
+            f"{what}: residue {residue_label(unknown[0])} is not a standard one, and no CONECT records tell the "
             f"bonds of its atoms ({names}): rename it if a standard one is meant, let --fix replace it by one, or add "
-            "the CONECT records"
+            "the CONECT records (in mmCIF: chem_comp_bond)"
         )
     raise InputError(
         f"{what}: no bond joins {names} to any other atom; check the names of the atoms, or give their bonds in CONECT "
-        "records"
+        "records (in mmCIF: struct_conn)"
     )
-
-
-def _label(atom: app.topology.Atom) -> str:
-    return f"{atom.residue.name}{atom.residue.id}-{atom.name}"
 
 
 def _stretch(atoms: list, part: list[int]) -> str:
     first, last = atoms[part[0]].residue, atoms[part[-1]].residue
-    ends = f"{first.name}{first.id}" + (f" to {last.name}{last.id}" if last is not first else "")
+    ends = residue_label(first) + (f" to {residue_label(last)}" if last is not first else "")
     return f"chain {first.chain.id}, {ends}, {len(part)} atom{'s' if len(part) > 1 else ''}"

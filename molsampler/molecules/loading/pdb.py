@@ -1,26 +1,30 @@
-"""From a PDB file to a topology and positions, and back to PDB text that keeps every bond."""
+"""From a PDB or PDBx/mmCIF file to a topology and positions."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from openmm import app, unit
 
 from molsampler.basis.errors import InputError
+from molsampler.molecules.loading.mmcif_text import clean_mmcif
 from molsampler.molecules.loading.pdb_text import clean_pdb
+
+_ROUNDING = 1e-4  # nm; of a position in PDB text
 
 
 @dataclass(frozen=True)
 class Structure:
-    """One structure of a PDB file.
+    """One structure of a PDB or PDBx/mmCIF file.
 
     topology : without a box; positions : (N, 3) float64 nm
-    text : the clean PDB text that they were read from; notes : what was chosen or left out on the way to it
+    text : the clean PDB text of it; notes : what was chosen or left out on the way to it
     """
 
     topology: app.Topology
@@ -30,12 +34,22 @@ class Structure:
 
 
 def read_pdb(path: str | Path, chains: Sequence[str] = ()) -> Structure:
-    """The structure in the PDB file at `path`: first model, one location an atom, these chains (all if empty).
+    """The structure in the PDB or mmCIF file at `path`: first model, one location an atom, these chains (all if empty).
 
-    Raises InputError for what is no PDB file; see `clean_pdb`.
+    What the file holds tells the format, not its name. Positions have all the digits of the file. Raises InputError
+    for a file that is missing, empty, compressed, or of neither format; see `clean_pdb` and `clean_mmcif`.
     """
-    text, notes = clean_pdb(path, chains)
-    return parse_pdb(text, str(path), notes)
+    path = Path(path)
+    text = _read(path)
+    is_mmcif = re.search(r"^(data_|_atom_site\.)", text, re.MULTILINE) is not None
+    cleaned = (clean_mmcif if is_mmcif else clean_pdb)(path, text, chains)
+    structure = parse_pdb(cleaned.text, str(path), cleaned.notes)
+    if cleaned.positions is None:
+        return structure
+    positions = np.array(cleaned.positions, dtype=np.float64) / 10.0
+    if np.abs(positions - structure.positions).max() > _ROUNDING:
+        raise InputError(f"{path}: the atoms of a residue are not together; write each residue as one block")
+    return replace(structure, positions=positions)
 
 
 def parse_pdb(text: str, where: str, notes: Sequence[str] = ()) -> Structure:
@@ -58,17 +72,16 @@ def parse_pdb(text: str, where: str, notes: Sequence[str] = ()) -> Structure:
     return Structure(pdb.topology, positions, text, (*notes, *warnings))
 
 
-def pdb_text(topology: app.Topology, positions: np.ndarray) -> str:
-    """PDB text of positions (N, 3) nm with CONECT records for all bonds that a reader would not find by itself.
-
-    OpenMM writes none for bonds between standard residues, such as the one that closes a cyclic peptide.
-    """
-    buffer = io.StringIO()
-    app.PDBFile.writeFile(topology, positions * unit.nanometer, buffer, keepIds=True)
-    lines = [line for line in buffer.getvalue().splitlines() if not line.startswith(("REMARK", "CRYST1"))]
-    read = parse_pdb("\n".join([*lines, ""]), "the structure")
-    found = {frozenset((a.index, b.index)) for a, b in read.topology.bonds()}
-    serials = [line[6:11].strip() for line in lines if line.startswith(("ATOM", "HETATM"))]
-    missing = [(a.index, b.index) for a, b in topology.bonds() if frozenset((a.index, b.index)) not in found]
-    lines[-1:] = [*(f"CONECT{serials[i]:>5s}{serials[j]:>5s}" for i, j in missing), "END", ""]
-    return "\n".join(lines)
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path of the structure file") from error
+    if not data.strip():
+        raise InputError(f"{path} is empty: it holds no atoms")
+    if data[:2] == b"\x1f\x8b":
+        raise InputError(f"{path} is compressed: unpack it with gunzip first")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

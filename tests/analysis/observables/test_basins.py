@@ -12,10 +12,11 @@ from molsampler.analysis.observables.basins import (
     indicators,
     weighted_basins,
 )
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT, find_basins
+from molsampler.analysis.observables.ramachandran import find_basins
 from molsampler.analysis.statistics.bootstrap import Weighting
+from molsampler.basis.units import thermal_energy
 
-RT = GAS_CONSTANT * 300.0
+RT = thermal_energy(300.0)
 ORDER = ("C7eq", "C5", "alphaR", "alphaL")
 TRUTH, PROPOSAL = np.array([0.6, 0.3, 0.09, 0.01]), np.full(4, 0.25)
 

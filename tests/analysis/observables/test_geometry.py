@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
-from molsampler.analysis.observables.stereochemistry import amides, cis, handedness, inverted, stereocentres
+from molsampler.analysis.observables.stereochemistry import cis, handedness, inverted
 from molsampler.analysis.observables.torsions import torsion_angles
 
 
@@ -23,7 +24,8 @@ def topology_of(atoms: list[str], bonds: list[tuple[int, int]]) -> md.Topology:
 
 
 def test_alanine_has_one_stereocentre_and_its_mirror_image_is_found(peptide) -> None:
-    assert list(stereocentres(peptide.topology)) == ["ALA2-CA"]
+    graph = graph_of(peptide.topology)
+    assert [graph.labels[i] for i in graph.stereocentres] == ["ALA2-CA"]
     both = np.stack([peptide.positions, peptide.positions * [1.0, 1.0, -1.0], peptide.positions[:, [1, 2, 0]]])
     assert inverted(md.Trajectory(both, peptide.topology), peptide.positions).tolist() == [False, True, False]
 
@@ -40,16 +42,16 @@ def test_what_is_a_stereocentre_is_read_off_the_whole_graph() -> None:
     """CHFCl-CH2-CH3 has one; 3-methylhexane's centre has four carbons or hydrogens of which two differ only four bonds
     away; 3-ethylpentane has none."""
     small = topology_of(["C", "H", "F", "Cl", "C"], [(0, 1), (0, 2), (0, 3), (0, 4)])
-    assert [name[-2:] for name in stereocentres(small)] == ["C0"]
+    assert list(graph_of(small).stereocentres) == [0]
     methyl_hexane = ["C"] * 7 + ["H"]
     bonds = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (2, 6), (2, 7)]  # hydrogens elsewhere are left out
-    assert [name[-2:] for name in stereocentres(topology_of(methyl_hexane, bonds))] == ["C2"]
+    assert list(graph_of(topology_of(methyl_hexane, bonds)).stereocentres) == [2]
     ethyl_pentane = [(0, 1), (1, 2), (2, 3), (3, 4), (2, 5), (5, 6), (2, 7)]
-    assert stereocentres(topology_of(methyl_hexane, ethyl_pentane)) == {}
+    assert graph_of(topology_of(methyl_hexane, ethyl_pentane)).stereocentres == {}
 
 
 def test_amides_are_found_and_cis_is_counted(peptide) -> None:
-    quadruples = amides(peptide.topology)
+    quadruples = graph_of(peptide.topology).isomeric_amides
     names = [[peptide.topology.atom(i).name for i in q] for q in quadruples]
     assert [n[1:3] for n in names] == [["C", "N"], ["C", "N"]] and names[0][0] == "CH3" and names[0][3] == "CA"
     hinge, end = peptide.positions[quadruples[0][2]], peptide.positions[quadruples[0][1]]
@@ -69,9 +71,9 @@ def test_proline_is_judged_by_its_ca_and_primary_amides_not_at_all() -> None:
     #          0    1    2    3 (CD)  4 (CA)  5
     proline = topology_of(["C", "C", "O", "N", "C", "C"], [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5)])
     proline.atom(5).name = "CA"
-    assert amides(proline) == [(0, 1, 3, 5)]
+    assert graph_of(proline).isomeric_amides == ((0, 1, 3, 5),)
     primary = topology_of(["C", "C", "O", "N", "H", "H"], [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5)])
-    assert amides(primary) == []
+    assert graph_of(primary).isomeric_amides == ()
 
 
 def test_pairs_are_heavy_and_three_bonds_apart(peptide) -> None:

@@ -7,13 +7,13 @@ import pytest
 from scipy.special import i0
 
 from molsampler.analysis.observables.ramachandran import (
-    GAS_CONSTANT,
     _climb,
     find_basins,
     free_energy,
-    histogram,
     smoothed,
 )
+from molsampler.analysis.statistics.cells import histogram
+from molsampler.basis.units import thermal_energy
 
 
 def test_free_energy_of_a_von_mises_density() -> None:
@@ -22,7 +22,7 @@ def test_free_energy_of_a_von_mises_density() -> None:
     angles = np.stack([rng.vonmises(0.8, kappa, n), rng.uniform(-np.pi, np.pi, n)], -1)
     surface = free_energy(angles, None, temperature, grid=24)
     centre = (np.arange(24) + 0.5) * 2 * np.pi / 24 - np.pi
-    truth = -GAS_CONSTANT * temperature * kappa * np.cos(centre - 0.8)  # (24,), along phi, the same for every psi
+    truth = -thermal_energy(temperature) * kappa * np.cos(centre - 0.8)  # (24,), along phi, the same for every psi
     gap = surface - truth[:, None]
     gap -= gap.mean()
     assert np.nanmin(surface) == 0.0
@@ -39,7 +39,7 @@ def test_free_energy_by_weights_is_that_of_the_weighted_density() -> None:
     surface = free_energy(angles, weights / weights.sum(), 300.0, grid=12)
     middle = (np.arange(4800) + 0.5) * 2 * np.pi / 4800 - np.pi
     cell = (np.exp(kappa * np.cos(middle)) / (2 * np.pi * i0(kappa))).reshape(12, 400).sum(1)
-    truth = -GAS_CONSTANT * 300.0 * np.log(cell / cell.max())
+    truth = -thermal_energy(300.0) * np.log(cell / cell.max())
     assert np.abs(surface.mean(0) - truth - (surface.mean(0) - truth).mean()).max() < 0.1
 
 
@@ -47,7 +47,7 @@ def test_cells_without_a_frame_are_nan_and_phi_is_the_first_axis() -> None:
     angles = np.deg2rad([[-179.0, 1.0], [-179.0, 1.0], [1.0, 179.0], [181.0, 361.0]])  # the last one wraps to the first
     surface = free_energy(angles, None, 300.0, grid=4)
     assert surface[0, 2] == 0.0
-    assert surface[2, 3] == pytest.approx(GAS_CONSTANT * 300.0 * np.log(3.0))
+    assert surface[2, 3] == pytest.approx(thermal_energy(300.0) * np.log(3.0))
     assert np.isnan(surface).sum() == 14
 
 

@@ -147,7 +147,7 @@ def test_curves_of_seeds_and_their_median(figures):
         {"energy_evaluations": 1e6 * at, "elbo": k + 2.0 * at}
         for k, at in enumerate([np.linspace(0, 4, 9), np.linspace(1, 5, 5), np.linspace(0.5, 3, 11)])
     ]
-    draw_curves("", {"a": seeds, "b": seeds[:1], "empty": [{"update": np.ones(3)}]}, "elbo", mark=Mark("log Z", 12.0))
+    draw_curves("", {"a": seeds, "b": seeds[:1], "empty": [{"update": np.ones(3)}]}, "elbo")
     (axis,) = figures[0].axes
     lines = {line.get_label(): line for line in axis.lines}
     median = lines["a (3 seeds)"]
@@ -156,18 +156,18 @@ def test_curves_of_seeds_and_their_median(figures):
     band = axis.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(2.0) and band[:, 1].max() == pytest.approx(8.0)
     np.testing.assert_allclose(lines["b"].get_xydata()[:, 1], 2.0 * np.linspace(0, 4, 9))
-    assert "empty (0 of 1 seeds)" in lines and set(lines["log Z"].get_ydata()) == {12.0}
-    assert axis.get_xlabel() == "energy evaluations (millions)" and axis.get_ylim()[1] > 12.0
+    assert "empty (0 of 1 seeds)" in lines
+    assert axis.get_xlabel() == "energy evaluations (millions)"
 
 
 def test_curves_show_where_they_end_not_where_they_begin(figures):
     elbo = np.append(-1e6 * np.ones(5), np.linspace(-3.0, -1.0, 35))
-    seed = {"seconds": 60.0 * np.arange(40.0), "elbo": elbo}
-    draw_curves("", {"a": [seed]}, "elbo", "seconds")
+    seed = {"energy_evaluations": 1e6 * np.arange(40.0), "elbo": elbo}
+    draw_curves("", {"a": [seed]}, "elbo")
     (axis,) = figures[0].axes
-    assert -3.0 < axis.get_ylim()[0] < -1.5 and axis.get_xlabel() == "training time (minutes)"
+    assert -3.0 < axis.get_ylim()[0] < -1.5
     assert axis.lines[-1].get_xdata().max() == pytest.approx(39.0)
-    draw_curves("", {"a": [seed | {"gap": -elbo}, seed | {"gap": elbo}]}, "gap", "seconds", log=True)
+    draw_curves("", {"a": [seed | {"gap": -elbo}, seed | {"gap": elbo}]}, "gap", log=True)
     (axis,) = figures[1].axes
     assert axis.get_yscale() == "log" and "a (1 of 2 seeds)" in [line.get_label() for line in axis.lines]
 

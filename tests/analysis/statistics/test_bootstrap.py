@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molsampler.analysis.statistics.bootstrap import Weighting, compare, floor_draws, independent_blocks, resampled
+from molsampler.analysis.statistics.bootstrap import Weighting, compare, floor_draws, resampled
+from molsampler.analysis.statistics.estimates import independent_blocks
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 from molsampler.basis.log_weights import effective_frames
 
@@ -44,7 +45,7 @@ def test_replicates_are_normalised_even_where_one_frame_has_all_weight() -> None
 
 
 def test_a_single_ladder_is_cut_into_blocks() -> None:
-    assert independent_blocks(np.full(25, 4), blocks=5).tolist() == np.repeat(np.arange(5), 5).tolist()
+    assert independent_blocks(np.full(50, 4)).tolist() == np.repeat(np.arange(10), 5).tolist()
     assert independent_blocks(np.array([7, 7, 2])).tolist() == [1, 1, 0]
     draw = floor_draws(12.4, np.repeat(np.arange(4), 10), np.random.default_rng(2), count=1)[0]
     assert len(draw.samples) == 12 and len(draw.reference) == 40

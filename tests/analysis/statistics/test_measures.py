@@ -8,7 +8,8 @@ from scipy.special import i0, i1
 from scipy.stats import wasserstein_distance
 
 from molsampler.analysis.statistics.bootstrap import Draw
-from molsampler.analysis.statistics.divergences import kl, torsion_histogram, total_variation, with_half_a_frame
+from molsampler.analysis.statistics.cells import histogram
+from molsampler.analysis.statistics.divergences import kl, total_variation, with_half_a_frame
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 
 
@@ -32,7 +33,7 @@ def test_histograms_follow_the_weights_of_both_sides() -> None:
     a, b = rng.uniform(-np.pi, np.pi, (200, 1)), rng.uniform(-np.pi, np.pi, (300, 1))
     w, v = rng.dirichlet(np.ones(200)), rng.dirichlet(np.ones(300))
     found = Histograms(a, b, 20, {"kl": "kl", "tv": "tv"}).between(w, v, 80.0)
-    q, p = torsion_histogram(a[:, 0], w, 20), torsion_histogram(b[:, 0], v, 20)
+    q, p = histogram(a, w, 20), histogram(b, v, 20)
     assert found == pytest.approx([kl(p, with_half_a_frame(q, 80.0)), total_variation(p, q)])
 
 

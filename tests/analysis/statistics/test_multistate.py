@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import gammainc, gammaincinv
 
-from molsampler.analysis.observables.ramachandran import GAS_CONSTANT
 from molsampler.analysis.statistics.multistate import coldest_means, coldest_weights, solve_mbar
+from molsampler.basis.units import thermal_energy
 
 DIMENSIONS = 12
 TEMPERATURES = np.array([300.0, 400.0, 530.0])
@@ -18,13 +18,13 @@ TEMPERATURES = np.array([300.0, 400.0, 530.0])
 
 def harmonic_energies(rng: np.random.Generator, shape: tuple[int, ...], temperature: float) -> np.ndarray:
     """Potential energies of DIMENSIONS harmonic degrees of freedom: gamma distributed."""
-    return GAS_CONSTANT * temperature * rng.gamma(DIMENSIONS / 2, size=shape)
+    return thermal_energy(temperature) * rng.gamma(DIMENSIONS / 2, size=shape)
 
 
 def ensemble(seed: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     energies = np.concatenate([harmonic_energies(rng, (n,), t) for n, t in zip(counts, TEMPERATURES, strict=True)])
-    return energies, energies[:, None] / (GAS_CONSTANT * TEMPERATURES)
+    return energies, energies[:, None] / thermal_energy(TEMPERATURES)
 
 
 def test_free_energies_are_those_of_harmonic_oscillators_and_of_pymbar() -> None:
@@ -56,14 +56,14 @@ def test_weights_give_the_coldest_ensemble() -> None:
     assert weights.sum() == pytest.approx(1.0)
     mean = weights @ energies
     error = np.sqrt(np.square(weights * (energies - mean)).sum())
-    exact = 0.5 * DIMENSIONS * GAS_CONSTANT * TEMPERATURES[0]
+    exact = 0.5 * DIMENSIONS * thermal_energy(TEMPERATURES[0])
     assert abs(mean - exact) < 4.5 * error and error < 0.01 * exact
 
 
 def test_jackknife_error_is_the_spread_of_repetitions_and_beats_counting() -> None:
     """A tail of probability 0.002 at 300 K is common at 530 K. 60 repetitions of 16 ladders of 50 rounds."""
-    threshold = GAS_CONSTANT * 300.0 * gammaincinv(DIMENSIONS / 2, 0.998)
-    exact = 1.0 - gammainc(DIMENSIONS / 2, threshold / (GAS_CONSTANT * 300.0))
+    threshold = thermal_energy(300.0) * gammaincinv(DIMENSIONS / 2, 0.998)
+    exact = 1.0 - gammainc(DIMENSIONS / 2, threshold / thermal_energy(300.0))
     rng = np.random.default_rng(3)
     found = []
     for _ in range(60):
@@ -94,6 +94,6 @@ def test_states_outside_the_support_count_nowhere() -> None:
 def test_ensembles_that_do_not_overlap_and_single_ladders_are_refused() -> None:
     energies = np.array([1.0, 2.0, 3000.0, 3001.0])
     with pytest.raises((ArithmeticError, np.linalg.LinAlgError)):
-        solve_mbar(energies[:, None] / (GAS_CONSTANT * np.array([1.0, 1000.0])), np.array([2, 2]))
+        solve_mbar(energies[:, None] / thermal_energy(np.array([1.0, 1000.0])), np.array([2, 2]))
     with pytest.raises(ValueError, match="two independent ladders"):
         coldest_means(np.zeros((3, 1, 3, 1)), np.zeros((3, 1, 3)), np.ones((3, 1, 3), dtype=bool), TEMPERATURES)

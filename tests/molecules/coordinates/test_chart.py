@@ -11,8 +11,8 @@ import torch
 from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.internal import wrap
-from molsampler.molecules.coordinates.stereo import Stereochemistry, amide_quadruples
-from tests.molecules import chart_cases as cases
+from molsampler.molecules.coordinates.stereo import Stereochemistry
+from tests.molecules.coordinates import chart_cases as cases
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def point_with(chart: Chart, i: int, deviation: float) -> torch.Tensor:
 def test_labelled_hydrogens_and_alpha_carbon_keep_their_handedness(chart):
     molecule = cases.alanine_dipeptide()
     stereo = Stereochemistry.from_molecule(molecule)
-    assert len(stereo.centres) == 4 and amide_quadruples(molecule) == [(1, 4, 6, 8), (8, 14, 16, 18)]
+    assert len(stereo.centres) == 4 and molecule.graph.amides == ((1, 4, 6, 8), (8, 14, 16, 18))
     x = torch.as_tensor(molecule.positions)[None]
     assert bool(stereo.matches(x))
     for i, j in ((0, 2), (11, 13), (20, 21), (9, 10)):  # hydrogens of three methyls, then HA and CB

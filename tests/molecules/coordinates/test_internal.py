@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from molsampler.molecules.coordinates.internal import InternalCoordinates, dihedral, log_abs_det, wrap
+from molsampler.molecules.coordinates.internal import InternalCoordinates, angle_between, dihedral, log_abs_det, wrap
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
-from tests.molecules import chart_cases as cases
+from molsampler.molecules.energy.forces import geometry
+from tests.molecules.coordinates import chart_cases as cases
 
 MAKERS = [cases.alanine_dipeptide, cases.toluene, cases.with_proline, cases.with_phenylalanine]
 
@@ -78,6 +79,16 @@ def test_dihedral_agrees_with_mdtraj():
     expected = md.compute_dihedrals(trajectory, quadruples, periodic=False)
     ours = dihedral(*(x[:, quadruples[:, k]] for k in range(4)))
     assert float(wrap(ours - torch.as_tensor(expected, dtype=torch.float64)).abs().max()) < 1e-4
+
+
+def test_angles_and_dihedrals_are_those_of_the_energys_kernels():
+    """Written twice for two layouts: the numbers agree to rounding, so that neither drifts away."""
+    x = cases.perturbed(cases.alanine_dipeptide(), 200, sigma=0.1)
+    quadruples = torch.tensor([[4, 6, 8, 14], [0, 5, 9, 21], [1, 4, 6, 8]])
+    atoms = x.permute(2, 1, 0)[:, quadruples.T]  # (3, 4, 3, 200)
+    points = [x[:, column] for column in quadruples.T]
+    assert float(wrap(dihedral(*points) - geometry.dihedrals(atoms).T).abs().max()) < 1e-12
+    assert float((angle_between(*points[:3]) - geometry.angles(atoms[:, :3]).T).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize("make", [cases.alanine_dipeptide, cases.with_proline, methane, cases.water])

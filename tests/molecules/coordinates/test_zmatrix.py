@@ -8,15 +8,18 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from openmm import unit
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.coordinates.internal import InternalCoordinates
-from molsampler.molecules.coordinates.soft import flexible_rings, ring_bonds, soft_torsions, torsion_barriers
+from molsampler.molecules.coordinates.soft import soft_torsions, torsion_barriers
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.loading.load import load_molecule
-from tests.molecules import chart_cases as cases
+from tests.molecules.coordinates import chart_cases as cases
 
-RT = 8.31446261815324e-3 * 300.0
+RT = thermal_energy(300.0)
+KILOCALORIE = unit.kilocalorie.conversion_factor_to(unit.kilojoule)
 
 
 def free_axes(zmatrix) -> list[tuple[int, int]]:
@@ -91,7 +94,7 @@ def test_barrier_of_a_methyl_rotor_is_that_of_its_closed_form():
     """ff96: nine terms 0.1556 kcal/mol (1 + cos 3 t) about CA-CB, all in phase in a perfect rotor: 2.8 kcal/mol."""
     molecule = cases.alanine_dipeptide()
     barrier = torsion_barriers(molecule, [(8, 10)])[8, 10]
-    assert barrier == pytest.approx(2 * 9 * 0.15556 * 4.184, rel=0.02)
+    assert barrier == pytest.approx(2 * 9 * KILOCALORIE * 0.15556, rel=0.02)
     assert torsion_barriers(molecule, [(4, 6)])[4, 6] > 30 * RT
 
 
@@ -166,29 +169,29 @@ def test_an_axis_that_cannot_be_soft_is_refused(axis, words):
 
 
 def test_flexible_rings_are_those_of_six_atoms_or_more_with_a_tetrahedral_one():
-    assert flexible_rings(cases.toluene()) == flexible_rings(cases.with_proline()) == []
-    lengths = {name: [len(ring) for ring in flexible_rings(load_molecule(name))] for name in ("phe", "cyclo_ala_gly")}
-    assert lengths == {"phe": [], "cyclo_ala_gly": [12]}
-    assert [len(ring) for ring in flexible_rings(load_molecule("cyclo_phe_pro"))] == [6]  # not the pyrrolidine
+    assert cases.toluene().graph.flexible_rings == cases.with_proline().graph.flexible_rings == []
+    graphs = {name: load_molecule(name).graph for name in ("phe", "cyclo_ala_gly", "cyclo_phe_pro")}
+    lengths = {name: [len(ring) for ring in graph.flexible_rings] for name, graph in graphs.items()}
+    assert lengths == {"phe": [], "cyclo_ala_gly": [12], "cyclo_phe_pro": [6]}  # not the pyrrolidine
 
 
 def test_ring_bonds_are_found_and_never_soft():
     toluene = cases.toluene()
     carbons = [i for i in range(toluene.n_atoms) if toluene.atomic_numbers[i] == 6]
-    rings = ring_bonds(toluene)
+    rings = toluene.graph.ring_bonds
     assert len(rings) == 6 and all(i in carbons and j in carbons for i, j in rings)
     zmatrix = build_zmatrix(toluene)
     soft = soft_torsions(toluene, zmatrix)
     assert soft.sum() == 1  # the methyl group
     proline = cases.with_proline()
     names = [a.name for a in proline.topology.atoms()]
-    pairs = {frozenset((names[i], names[j])) for i, j in ring_bonds(proline)}
+    pairs = {frozenset((names[i], names[j])) for i, j in proline.graph.ring_bonds}
     assert pairs == {frozenset(p) for p in [("N", "CA"), ("CA", "CB"), ("CB", "CG"), ("CG", "CD"), ("CD", "N")]}
     zmatrix = build_zmatrix(proline)
     turning = {tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms[soft_torsions(proline, zmatrix)].tolist()}
-    assert turning and not turning & ring_bonds(proline)
+    assert turning and not turning & proline.graph.ring_bonds
     with pytest.raises(InputError, match="rings"):
-        soft_torsions(proline, zmatrix, soft=[min(ring_bonds(proline))])
+        soft_torsions(proline, zmatrix, soft=[min(proline.graph.ring_bonds)])
 
 
 def test_linear_angle_is_refused_by_name():

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 BOUND = 4.5
 STIFFNESS, MASS, TEMPERATURE = 2000.0, 5.0, 300.0  # kJ/mol/nm^2, dalton, K: omega = 20 / ps
-KT = GAS_CONSTANT * TEMPERATURE
+KT = thermal_energy(TEMPERATURE)
 
 
 class Harmonic(Energy):
@@ -101,23 +101,21 @@ def test_every_conformation_has_its_own_temperature() -> None:
     for k, temperature in enumerate((200.0, 300.0, 900.0)):
         for atom, mass in enumerate((MASS, 2 * MASS)):
             error = BOUND * math.sqrt(2.0 / 30_000)
-            assert abs(start[k, atom].item() * mass / (GAS_CONSTANT * temperature) - 1.0) < error
-            assert abs(found[k, atom].item() * STIFFNESS / (GAS_CONSTANT * temperature) - 1.0) < error
+            assert abs(start[k, atom].item() * mass / thermal_energy(temperature) - 1.0) < error
+            assert abs(found[k, atom].item() * STIFFNESS / thermal_energy(temperature) - 1.0) < error
 
 
 def test_energy_error_without_friction_shrinks_as_the_square_of_the_step() -> None:
     """Velocity Verlet in an anharmonic well: the largest error of the total energy over one time span."""
 
+    def total_energy(state: LangevinState) -> torch.Tensor:
+        return state.energy + 0.5 * MASS * state.velocities.square().sum((1, 2))
+
     def error(timestep: float) -> float:
         dynamics = Langevin(Harmonic(quartic=5e5), [MASS], TEMPERATURE, timestep, friction=0.0)
         state = thermal_start(dynamics, 64, seeded(6))
-        total = [state.energy + dynamics.kinetic_energy(state)]
-        dynamics.step(
-            state,
-            round(2.0 / timestep),
-            seeded(7),
-            on_frame=lambda _, s: total.append(s.energy + dynamics.kinetic_energy(s)),
-        )
+        total = [total_energy(state)]
+        dynamics.step(state, round(2.0 / timestep), seeded(7), on_frame=lambda _, s: total.append(total_energy(s)))
         return (torch.stack(total) - total[0]).abs().max(0).values.mean().item()
 
     errors = [error(h) for h in (0.008, 0.004, 0.002)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.coordinates.internal import dihedral, wrap
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.dynamics.pivot import PivotBonds, pivot, rotate
 from molsampler.molecules.dynamics.replica_exchange import ReplicaExchange
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.loading.load import load_molecule
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 CHAIN = torch.tensor([[0.0, 0.1, 0.0], [0.0, 0.0, 0.0], [0.15, 0.0, 0.0], [0.2, 0.1, 0.05]], dtype=torch.float64)
 BONDS = PivotBonds(torch.tensor([[1, 2]]), torch.tensor([[False, False, False, True]]))
@@ -69,7 +69,7 @@ def test_torsions_become_boltzmann_distributed(temperature: float, wall: float) 
     energy, generator = Torsion(wall), torch.Generator().manual_seed(2)
     dynamics = Langevin(energy, [1.0] * 4, temperature)
     state = dynamics.start(CHAIN.expand(20_000, -1, -1), generator)
-    beta = torch.full((20_000,), 1.0 / (GAS_CONSTANT * temperature))
+    beta = torch.full((20_000,), 1.0 / thermal_energy(temperature))
     velocities = state.velocities
     for _ in range(30):
         state, accepted = pivot(energy, state, BONDS, beta, generator)

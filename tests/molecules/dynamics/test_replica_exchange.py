@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.units import thermal_energy
 from molsampler.molecules.dynamics.replica_exchange import (
     ExchangeState,
     ReplicaExchange,
@@ -21,7 +22,6 @@ from molsampler.molecules.dynamics.replica_exchange import (
     ladder_size,
 )
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.molecule import GAS_CONSTANT
 
 BOUND = 4.5
 MASSES = (2.0, 3.0)
@@ -54,7 +54,7 @@ class Dumbbell(Energy):
         """Population of r < 0.5 nm and mean energy, by quadrature over r^2 exp(-U / RT)."""
         r = torch.linspace(0.0, 1.4, 28_001, dtype=torch.float64)
         energy = cls.profile(r)[0]
-        weight = r.square() * torch.exp(-(energy - energy.min()) / (GAS_CONSTANT * temperature))
+        weight = r.square() * torch.exp(-(energy - energy.min()) / thermal_energy(temperature))
         weight /= weight.sum()
         return weight[r < cls.MIDDLE].sum().item(), (weight * energy).sum().item()
 
@@ -106,7 +106,7 @@ def test_acceptance_is_that_of_the_exact_energy_distributions(dumbbell: tuple) -
     """mean of min(1, exp(d beta d U)) over independent pairs of energies drawn at the two temperatures."""
     temperatures, state, kept = dumbbell
     cold, hot = kept[-1, :, 0, 1], kept[-1, :, 1, 1]  # one energy a ladder: independent
-    gap = (1.0 / temperatures[0] - 1.0 / temperatures[1]) / GAS_CONSTANT
+    gap = 1.0 / thermal_energy(temperatures[0]) - 1.0 / thermal_energy(temperatures[1])
     pairs = np.exp(np.minimum(0.0, gap * (cold[:, None] - hot[None, :])))
     assert state.acceptance.shape == (1,)
     error = math.hypot(pairs.mean(1).std(), pairs.mean(0).std()) / math.sqrt(len(cold))
@@ -252,7 +252,7 @@ def test_a_harmonic_molecule_has_its_closed_form_at_every_time_step(timestep: fl
             kept.append(state.langevin.energy.reshape(ladders, 3))
 
     exchange.run(exchange.start(start, generator), 16, generator, keep)
-    reduced = torch.stack(kept).numpy() / (GAS_CONSTANT * temperatures)  # (8, L, T)
+    reduced = torch.stack(kept).numpy() / thermal_energy(temperatures)  # (8, L, T)
     for moment, exact in ((reduced, 4.5), (np.square(reduced - 4.5), 4.5)):
         of_ladder = moment.mean(0)
         error = of_ladder.std(0, ddof=1) / math.sqrt(ladders)

@@ -278,4 +278,4 @@ def test_units_are_read_as_openmm_means_them():
     x = torch.zeros(3, N, 1, dtype=torch.float64)
     x[0, 1] = 0.25
     energy = translate_force(force, N)(x, None)
-    assert energy.item() == pytest.approx(0.5 * 100.0 * 4.184)
+    assert energy.item() == pytest.approx(50.0 * unit.kilocalorie.conversion_factor_to(unit.kilojoule))

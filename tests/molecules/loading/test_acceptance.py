@@ -11,9 +11,10 @@ from openmm import app
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.acceptance import accept
-from molsampler.molecules.loading.one_molecule import molecules_of, refuse_several
+from molsampler.molecules.loading.one_molecule import refuse_several
 from molsampler.molecules.loading.pdb import parse_pdb
 from molsampler.molecules.molecule import Molecule
+from molsampler.molecules.topology import bonded_pairs
 from tests.molecules.energy.energy_cases import molecule
 from tests.molecules.structures import dipeptide_atoms
 
@@ -134,9 +135,8 @@ def test_two_atoms_are_too_few():
 
 def refused(lines: list[str], source: str = "pdb") -> str:
     structure = parse_pdb("\n".join([*lines, "END", ""]), "it")
-    bonds = [(a.index, b.index) for a, b in structure.topology.bonds()]
     with pytest.raises(InputError) as caught:
-        refuse_several(structure.topology, bonds, "it", source)
+        refuse_several(structure.topology, bonded_pairs(structure.topology), "it", source)
     return str(caught.value)
 
 
@@ -177,8 +177,3 @@ def test_a_cluster_of_atoms_is_no_solution_of_ions():
         for k in (91, 92, 93)
     ]
     assert "3 disconnected molecules" in refused(argon)
-
-
-def test_connected_parts():
-    assert molecules_of(6, [(4, 1), (1, 0), (3, 5)]) == [[0, 1, 4], [2], [3, 5]]
-    assert molecules_of(2, []) == [[0], [1]] and molecules_of(0, []) == []

@@ -13,7 +13,8 @@ from molsampler.molecules.dynamics.minimum import potential_energy
 from molsampler.molecules.facts import alpha_handedness
 from molsampler.molecules.loading.fixer import fix_structure, relax
 from molsampler.molecules.loading.force_field import create_system
-from molsampler.molecules.loading.pdb import parse_pdb, pdb_text
+from molsampler.molecules.loading.pdb import parse_pdb
+from molsampler.store.pdb import pdb_text
 from tests.molecules.structures import (
     FORCE_FIELD,
     VILLIN,

@@ -19,7 +19,6 @@ from molsampler.molecules.energy.forces.term import UnsupportedForce
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_][A-Za-z0-9_]*)|(.))")
 Node = fx.Node | float
-Table = Callable[..., Tensor]
 
 
 def _step(x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Distances, angles and dihedrals of (3, k, M, B) tuples of atoms; gradients stay finite where atoms line up."""
+"""Distances, angles and dihedrals of (3, k, M, B) tuples of atoms; gradients stay finite where atoms line up.
+
+For energies, inside compiled kernels; `coordinates.internal` measures the same of points (..., 3).
+"""
 
 from __future__ import annotations
 
