@@ -1,5 +1,5 @@
 # make aldp       alanine dipeptide: train, sample, analyse; results in runs/aldp/
-# make test       the test suite; tests marked slow or gpu are skipped by name
+# make test       the test suite, on all cores; tests marked slow or gpu are skipped by name. ARGS="-n 0" for one process
 # make test-slow  all of it (gpu tests where there is a CUDA device)
 # make docs       writes the pages of docs/ that are made from the package: settings, columns, figures
 # make venv       the environment alone, in .venv, as pinned in requirements.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -30,12 +31,18 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_descents():
-    """20 steps to the minima of the basins in place of 1,000, which are half of an analysis; no test here looks at
-    them. torch's threads are put back."""
+def short_analyses():
+    """20 steps to the minima of the basins in place of 1,000, and pictures in one width in place of two: most of what
+    an analysis takes, and no test here looks at it. torch's threads are put back."""
+
+    def draw(study, name, draw, *arguments) -> None:
+        draw(*arguments, study.run / name)
+        study.narrow[name] = (study.run / name).read_bytes()
+
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "quench", lambda energy, positions, steps: quench(energy, positions, 20))
+        patch.setattr(steps, "_draw", draw)
         yield
     torch.set_num_threads(threads)
 
@@ -112,41 +119,53 @@ def checkpoint(run: RunDirectory) -> dict:
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
-def start(out: Path, *flags: str) -> subprocess.Popen:
-    code = "import sys; from molsampler.cli.main import run_aldp; sys.exit(run_aldp())"
-    command = [sys.executable, "-c", code, "--out", str(out), "--quiet", *flags]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+TWICE = """
+import os, sys
+import torch._dynamo  # Adam asks for it
+from molsampler.cli.main import run_aldp
+from molsampler.molecules.loading.quiet_import import import_testsystems
+import_testsystems()
+config, others = sys.argv[1:3], sys.argv[3:]
+for flags in (config, ["--resume"]):
+    child = os.fork()
+    if child == 0:
+        sys.exit(run_aldp([*flags, *others]))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def wait_for_rows(child: subprocess.Popen, run: RunDirectory, n: int) -> None:
-    """Until metrics.csv has n rows; the child must still be at work."""
+def wait_for_rows(child: int, run: RunDirectory, n: int) -> None:
+    """Until metrics.csv has n rows."""
     end = time.monotonic() + 120.0
     while len(run.read_metrics_rows()) < n or not (run / "checkpoint.pt").is_file():
-        assert child.poll() is None, child.stderr.read()
+        os.kill(child, 0)  # it must still be at work
         assert time.monotonic() < end, "no rows"
         time.sleep(0.02)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, folder):
     """kill -9 in denoising, --resume, SIGTERM in trajectory balance (status 130), --resume: the same figures and the
-    same parameters as the run that was left alone."""
+    same parameters as the run that was left alone. Both processes are forked from one, which has done the imports."""
     broken = RunDirectory(folder / "broken")
-    child = start(broken.path, "--config", str(folder / "tiny.toml"))
-    try:
-        wait_for_rows(child, broken, 4)
-        os.kill(child.pid, signal.SIGKILL)
-        assert child.wait(20) == -signal.SIGKILL
-        assert not (broken / "report.html").exists() and checkpoint(broken)["trainer"]["done"] < 300
-        child = start(broken.path, "--resume")
-        wait_for_rows(child, broken, 22)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 130
-        done = checkpoint(broken)["trainer"]["done"]
-        assert 220 <= done < 300 and not (broken / "report.html").exists()
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.stderr.close()
+    command = [sys.executable, "-c", TWICE, "--config", str(folder / "tiny.toml"), "--out", str(broken.path), "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as both:
+        try:
+            child = int(both.stdout.readline())
+            wait_for_rows(child, broken, 4)
+            os.kill(child, signal.SIGKILL)
+            assert int(both.stdout.readline()) == -signal.SIGKILL
+            assert not (broken / "report.html").exists() and checkpoint(broken)["trainer"]["done"] < 300
+            child = int(both.stdout.readline())
+            wait_for_rows(child, broken, 22)
+            os.kill(child, signal.SIGTERM)
+            assert int(both.stdout.readline()) == 130
+            done = checkpoint(broken)["trainer"]["done"]
+            assert 220 <= done < 300 and not (broken / "report.html").exists()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(both.pid, signal.SIGKILL)
     assert cli.run_aldp(["--out", str(broken.path), "--resume", "--quiet"]) == 0
     for one, two in zip(run.read_metrics_rows(), broken.read_metrics_rows(), strict=True):
         assert {**one, "seconds": ""} == {**two, "seconds": ""}
