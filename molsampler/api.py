@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.molecules.loading.load import Say, load_molecule
 from molsampler.molecules.loading.new_system import Request, make_system
 from molsampler.molecules.molecule import Molecule
@@ -33,6 +34,7 @@ __all__ = [
     "Samples",
     "Target",
     "Understanding",
+    "change",
     "check",
     "load_molecule",
     "load_samples",

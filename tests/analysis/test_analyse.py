@@ -113,6 +113,8 @@ def subject(peptide) -> Subject:
 
 FROM_THE_JOB = {
     "log_z_learnt": (-70.1, None),
+    "log_z_running": -70.0,
+    "updates": 300,
     "training_seconds": 60.0,
     "seconds_setup": 4.0,
     "evaluations": 5,
@@ -237,6 +239,38 @@ def test_a_run_without_reference(run, subject) -> None:
     metrics = analyse(run, subject)
     assert "ramachandran_jsd" not in metrics and "population_ALA2_C7eq" in metrics
     assert "no reference to compare with" in (run / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_reference_that_is_gone_leaves_no_distances(run, subject, reference) -> None:
+    """Nothing of an earlier analysis is kept, in figures or words: neither its distances, nor its populations, nor
+    what its caller handed in."""
+    weights = {"reference_log_weights": np.full(50, -70.0), "reference_frames": np.arange(50)}
+    before = analyse(run, replace(subject, **weights), reference, FROM_THE_JOB)
+    after = analyse(run, subject)
+    gone = before.keys() - after.keys()
+    assert gone >= {"ramachandran_jsd", "energy_w1", "distance_w1_mean", "reference_frames", "eubo", "ess_forward"}
+    assert gone >= FROM_THE_JOB.keys() and not [name for name in after if name.startswith("reference_")]
+    assert after == run.load_metrics()
+    page = (run / "report.html").read_text()
+    assert "no reference to compare with" in page and "Seen from the reference" not in page and "eubo" not in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_samples_of_smc_after_those_of_the_policy_have_no_words_of_these(run, subject, peptide, mixture) -> None:
+    """The tail of independent weights is judged for independent weights only; the other way round no passes remain."""
+    of_policy = {"elbo", "pareto_k", "pareto_k_threshold"}
+    assert analyse(run, subject).keys() >= of_policy and "Pareto" in (run / "report.html").read_text()
+    frames = peptide.frames(mixture(np.random.default_rng(4), 400, list(TRUTH))[0])
+    arrays = np.zeros(400), np.zeros(400), np.zeros(400)
+    passes = {"group": np.repeat(np.arange(100), 4), "distinct_ancestors": np.full(100, 3)}
+    run.write_samples(frames, peptide.openmm_topology, *arrays, **passes)
+    assert not (run / "metrics.json").exists() and not (run / "report.html").exists()
+    metrics = analyse(run, subject)
+    assert not of_policy & metrics.keys() and "Pareto" not in (run / "report.html").read_text()
+    assert metrics["smc_distinct_ancestors"]["value"] == 3.0 and metrics["runs"]["value"] == 100
+    run.write_samples(frames, peptide.openmm_topology, *arrays)
+    assert not {"runs", "smc_distinct_ancestors"} & analyse(run, subject).keys()
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -33,9 +33,9 @@ def test_every_purpose_but_looking_is_what_training_costs(word):
 
 def test_an_unknown_purpose_is_refused_with_those_there_are():
     counter = EvaluationCounter()
-    with pytest.raises(ValueError, match="^'rollouts' is no purpose of an evaluation; those are md, .*, analysis$"):
-        with counter.purpose("rollouts"):
-            pytest.fail("nothing is evaluated for it")
+    sentence = "^'rollouts' is no purpose of an evaluation; those are md, .*, analysis$"
+    with pytest.raises(ValueError, match=sentence), counter.purpose("rollouts"):
+        pytest.fail("nothing is evaluated for it")
     assert counter.current == "analysis"
 
 

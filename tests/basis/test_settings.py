@@ -211,7 +211,7 @@ def test_method_arms_are_good(arm):
 def test_every_condition_names_a_setting_and_values_that_it_can_have(name):
     config, conditions = CONFIGS[name](), 0
     values = {path: (owner, field) for path, owner, field, _ in walk(config)}
-    for path, owner, field, _ in walk(config):
+    for path, (_, field) in values.items():
         for other, wanted in about(field).needs:
             conditions += 1
             full = other if "." in other else ".".join([*path.split(".")[:-1], other])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from molsampler.basis.log_weights import LogWeights
-from molsampler.basis.space import MAX_CIRCLE_STD, Space
+from molsampler.basis.space import MAX_CIRCLE_STD, Circle, Line, Space
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess
@@ -161,3 +161,74 @@ def test_rollout_and_scores_give_the_same_weight():
     torch.testing.assert_close(trajectories.log_weights(), -log_ratio, rtol=1e-4, atol=1e-3)
     assert float(trajectories.log_weights().detach().abs().mean()) > 0.1
     assert trajectories.log_weights().requires_grad
+
+
+def test_a_policy_evaluated_by_something_else_is_the_same_policy():
+    """The same parameters, trained through what evaluates them; the policy itself stays as it was."""
+    policy, calls = stirred(untrained(), 0.3), []
+
+    def accelerate(network):
+        def evaluate(x, n):
+            calls.append(n)
+            return 2.0 * network(x, n)
+
+        return evaluate
+
+    fast = policy.evaluated_by(accelerate)
+    assert all(a is b for a, b in zip(fast.parameters(), policy.parameters(), strict=True))
+    assert fast.process is policy.process
+    x, y = states(), states()[torch.randperm(7, generator=seeded(4))]
+    same = policy.evaluated_by(lambda network: network.forward)
+    assert torch.equal(same.log_prob(y, x, 3), policy.log_prob(y, x, 3)) and calls == []
+    loss = fast.log_prob(y, x, 3).sum()
+    assert calls == [3] and not torch.equal(loss, policy.log_prob(y, x, 3).sum())
+    torch.testing.assert_close(fast.drift_and_log_var(x, 3)[0], 2.0 * policy.drift_and_log_var(x, 3)[0])
+    loss.backward()
+    assert all(p.grad is not None for p in policy.parameters())
+
+
+def test_the_langevin_parametrisation_adds_the_gated_score():
+    """With a silent network f_n = gate (score - grad log p_ref), bounded in spreads of the kernel; one evaluation a
+    state, no gradient through it."""
+    asked = []
+
+    def score(x):
+        asked.append(x)
+        return torch.cat([2.0 - x[:, :3], 0.5 * x[:, 3:].cos()], 1)
+
+    process = NoisingProcess(SPACE, ScheduleConfig(6))
+    policy = DiffusionPolicy(process, PolicyConfig(16, 2, langevin=True, score_limit=1e6), seeded(0), score)
+    x = states().requires_grad_()
+    silent, _ = policy.drift_and_log_var(x, 2)
+    assert float(silent.detach().abs().max()) == 0.0  # the gate is shut before training
+    with torch.no_grad():
+        policy.gate[2] = torch.tensor([1.0, 0.5, 0.0, 1.0, 2.0])
+    asked.clear()
+    drift, _ = policy.drift_and_log_var(x, 2)
+    expected = torch.cat([torch.full((7, 3), 2.0), 0.5 * x.detach()[:, 3:].cos()], 1) * policy.gate[2]
+    torch.testing.assert_close(drift.detach(), expected.detach(), rtol=1e-4, atol=1e-4)
+    assert len(asked) == 1 and not asked[0].requires_grad and torch.equal(asked[0], x.detach())
+    torch.testing.assert_close(policy.drift_and_log_var(x[None], torch.tensor([2]))[0][0], drift)
+    # bounded: the score alone moves the mean by at most so many spreads
+    bounded = DiffusionPolicy(process, PolicyConfig(16, 2, langevin=True, score_limit=1.5), seeded(0), score)
+    with torch.no_grad():
+        bounded.gate.fill_(1.0)
+    bounded.score = lambda x: torch.full_like(x, -1e9)
+    drift, log_var = bounded.drift_and_log_var(x, 2)
+    torch.testing.assert_close(drift, -1.5 * (-0.5 * log_var).exp(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="langevin = true needs the target's score"):
+        DiffusionPolicy(process, PolicyConfig(langevin=True), seeded(0))
+
+
+def test_the_order_of_the_parts_makes_no_difference():
+    """A circle, a line and two circles: the untrained policy's densities and paths are those of the canonical space."""
+    around, order = Space((Circle(1), Line(3), Circle(1))), [1, 2, 3, 0, 4]
+    one, two = (untrained(space, n_steps=5) for space in (around, SPACE))
+    path = two.process.sample_path(states(9), seeded(3))
+    other = torch.empty_like(path)
+    other[..., order] = path
+    t, u = (score_states(policy, states, torch.zeros(9)) for policy, states in ((one, other), (two, path)))
+    torch.testing.assert_close(t.log_p_f, u.log_p_f)
+    torch.testing.assert_close(t.log_p_b, u.log_p_b)
+    torch.testing.assert_close(t.log_p_0, u.log_p_0)
+    assert one.process.prior_mismatch(other[-1]) == pytest.approx(two.process.prior_mismatch(path[-1]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +331,43 @@ def test_damaged_or_missing_samples_are_told(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"PK torn")
     with pytest.raises(molsampler.InputError, match="cannot be read.*draw them again"):
         molsampler.load_samples(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_on_densities_runs_and_is_right(tmp_path, monkeypatch, capsys):
+    """docs/DENSITIES.md as it stands, against a long random walk of its own."""
+    page = Path(__file__).parents[2] / "docs" / "DENSITIES.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    begun = time.process_time()
+    exec(compile(code, str(page), "exec"), names)
+    assert time.process_time() - begun < 60.0
+    said = capsys.readouterr().out
+    assert "beta 5" in said and "log evidence" in said and "P(beta 3 > 0)" in said
+    metrics, samples = names["metrics"], names["samples"]
+    documented = set(re.findall(r"`([a-z_0-9*]+)`", page.read_text(encoding="utf-8").split("## What comes out")[1]))
+    known = documented | {f"{kind}_x{k}" for kind in ("mean", "std") for k in range(1, 6)}
+    assert not [name for name in metrics if name not in known and f"{name.split('_')[0]}_*" not in known]
+    assert metrics["ess"]["value"] > 0.8 and metrics["log_z_estimate"]["stderr"] < 0.01
+    assert sorted(path.name for path in Path("runs/regression").iterdir() if path.suffix == ".png") == [
+        "samples.png",
+        "training.png",
+    ]
+    generator, walkers = torch.Generator().manual_seed(1), 2000
+    x = torch.as_tensor(samples.x[:walkers]).double()
+    log_p, kept = names["log_posterior"](x), []
+    for step in range(600):
+        proposal = x + 0.12 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        log_q = names["log_posterior"](proposal)
+        accepted = torch.rand(walkers, generator=generator, dtype=x.dtype).log() < log_q - log_p
+        x, log_p = torch.where(accepted[:, None], proposal, x), torch.where(accepted, log_q, log_p)
+        kept += [x] if step % 100 == 99 else []
+    means = torch.stack(kept).mean(0).mean(0)
+    for k in range(5):
+        found = metrics[f"mean_x{k + 1}"]
+        error = math.hypot(found["stderr"], float(x[:, k].std()) / walkers**0.5)
+        assert abs(found["value"] - float(means[k])) < BOUND * error
 
 
 @pytest.mark.parametrize("dim", [1, 2, 10])

@@ -115,6 +115,20 @@ def test_fresh_particles_are_those_of_the_last_run():
     assert not bool((held[:, None] == fresh.x[None, :1]).all(-1).any())
 
 
+def test_a_pass_without_any_weight_counts_in_the_running_log_z(monkeypatch):
+    """Its estimate of Z is 0, and leaving it out would raise the mean of the others; the buffer does not want it."""
+    trainer = prepared("tb+smc+iw", dataclasses.replace(SHORT, warm_updates=0, updates=12))
+    behaviours = trainer.behaviours
+    before, held, particles = behaviours.log_z.value, len(behaviours.buffer), SHORT.passes.particles
+    weighed = behaviours.log_z.particles
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.target, "log_prob_and_score", lambda x: (torch.full_like(x[:, 0], -torch.inf), 0.0 * x))
+        behaviours.smc()
+    share = behaviours.log_z.discount * weighed / (behaviours.log_z.discount * weighed + particles)
+    assert behaviours.log_z.value == pytest.approx(before + math.log(share)) and share < 1.0
+    assert behaviours.report.collapsed == 1 and len(behaviours.buffer) == held
+
+
 def test_exploration_ends_after_the_first_half(monkeypatch):
     trainer = prepared("tb+exploration", dataclasses.replace(SHORT, warm_updates=0, updates=8))
     seen = []

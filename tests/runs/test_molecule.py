@@ -125,10 +125,11 @@ import torch._dynamo  # Adam asks for it
 from molsampler.cli.main import run_aldp
 from molsampler.molecules.loading.quiet_import import import_testsystems
 import_testsystems()
-for flags in (["--config", sys.argv[2]], ["--resume"]):
+config, others = sys.argv[1:3], sys.argv[3:]
+for flags in (config, ["--resume"]):
     child = os.fork()
     if child == 0:
-        sys.exit(run_aldp(["--out", sys.argv[1], "--quiet", *flags]))
+        sys.exit(run_aldp([*flags, *others]))
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -147,7 +148,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, folder):
     """kill -9 in denoising, --resume, SIGTERM in trajectory balance (status 130), --resume: the same figures and the
     same parameters as the run that was left alone. Both processes are forked from one, which has done the imports."""
     broken = RunDirectory(folder / "broken")
-    command = [sys.executable, "-c", TWICE, str(broken.path), str(folder / "tiny.toml")]
+    command = [sys.executable, "-c", TWICE, "--config", str(folder / "tiny.toml"), "--out", str(broken.path), "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as both:
         try:

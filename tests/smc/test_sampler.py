@@ -48,8 +48,8 @@ CASES = {
     ("name", "target"), [*((name, HALF) for name in CASES), ("tempering", TARGET)], ids=[*CASES, "tempering, no zeros"]
 )
 def test_estimate_of_z_is_unbiased(name, target):
-    """The mean over 100 passes of 320 particles is Z within 4.5 standard errors (Student's t with 99 degrees of
-    freedom: 2e-5 a mean by chance), and so are the unnormalised means of two functions on the target."""
+    """The mean over 100 passes of 320 particles is Z within 4.5 standard errors (Student's t with 99 degrees, by
+    chance beyond: 2e-5 a mean), and so are the unnormalised means of two functions on the target."""
     config, policy, generator = CASES[name], bad_policy(), seeded(2)
     exact = target.sample(seeded(3), 200_000).double()
     moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)

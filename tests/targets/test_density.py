@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -145,13 +144,13 @@ def test_each_refusal_is_one_sentence(name):
 
 
 def test_a_density_far_from_the_origin_is_found_where_it_is_said_to_be():
-    far: dict[str, Any] = {"centre": 1000.0, "extent": 3.0}
-    inside = Density(
-        lambda x: torch.where((x - 1000.0).abs().amax(-1) < 30.0, normal(x - 1000.0), -torch.inf), 2, **far
-    )
-    assert as_target(inside) is inside
+    def far(x: Tensor) -> Tensor:
+        return torch.where((x - 1000.0).abs().amax(-1) < 30.0, normal(x - 1000.0), -torch.inf)
+
+    named = Density(far, 2, centre=1000.0, extent=3.0)
+    assert as_target(named) is named
     with pytest.raises(InputError, match="say with centre and extent"):
-        as_target(Density(inside._log_prob, 2))
+        as_target(Density(far, 2))
 
 
 def test_where_a_sampler_may_start():

@@ -22,8 +22,8 @@ def log_weights(n: int, generator: torch.Generator) -> LogWeights:
 
 @pytest.mark.parametrize("discount", [1.0, 0.98, 0.7])
 def test_the_estimate_of_z_is_unbiased_and_the_mean_log_weight_is_not(discount):
-    """2,000 running estimates over ten batches of different sizes each: their mean is Z within 4.5 standard errors (7e-6
-    by chance). The mean log-weight is log Z - KL(N(0, 1) || N(m, s^2)), by the closed form."""
+    """2,000 running estimates over ten batches of different sizes: their mean is Z within 4.5 standard errors (7e-6 by
+    chance). The mean log-weight is log Z - KL(N(0, 1) || N(m, s^2)), by the closed form."""
     generator, estimates, means = seeded(0), [], []
     for _ in range(2000):
         running = RunningLogZ(discount)
