@@ -47,8 +47,8 @@ _OWN = (
     ("A density of one's own", "`molsampler.start(target=...)`, see [DENSITIES.md](DENSITIES.md)", DensityConfig),
     (
         "A synthetic target",
-        "`scripts/run_synthetic.py`; `molsampler/runs/synthetic_config.py` has what each target changes of these and "
-        "of [train]",
+        "`scripts/run_synthetic.py`; `molsampler/runs/synthetic_config.py` has what a target changes of these and of "
+        "[train]",
         SyntheticConfig,
     ),
 )
