@@ -135,6 +135,11 @@ REFUSED = {
 }
 
 
+def test_a_density_for_float64_alone_is_refused():
+    with pytest.raises(InputError, match=r"^log_prob of Density fails on states \(64, 2\) in float32: .*dtype"):
+        as_target(Density(lambda x: normal(x @ torch.eye(2, dtype=torch.float64)), 2))
+
+
 @pytest.mark.parametrize("name", list(REFUSED))
 def test_each_refusal_is_one_sentence(name):
     make, sentence = REFUSED[name]
