@@ -1,6 +1,7 @@
 # make aldp       alanine dipeptide: train, sample, analyse; results in runs/aldp/
-# make test       the test suite; tests marked slow or gpu are skipped by name
+# make test       the test suite, on all cores; tests marked slow or gpu are skipped by name. ARGS="-n 0" for one process
 # make test-slow  all of it (gpu tests where there is a CUDA device)
+# make docs       writes the pages of docs/ that are made from the package: settings, columns, figures
 # make venv       the environment alone, in .venv, as pinned in requirements.lock
 # make lock       writes requirements.lock from the packages in .venv
 #
@@ -12,7 +13,7 @@ ARGS ?=
 STAMP := $(VENV)/.molsampler-installed
 RUN := $(VENV)/bin/python
 
-.PHONY: aldp test test-slow venv lock
+.PHONY: aldp test test-slow docs venv lock
 .DELETE_ON_ERROR:
 
 aldp: $(STAMP)
@@ -23,6 +24,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(RUN) -m pytest --slow --gpu $(ARGS)
+
+docs: $(STAMP)
+	$(RUN) scripts/make_docs.py
 
 venv: $(STAMP)
 

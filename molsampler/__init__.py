@@ -23,6 +23,7 @@ __all__ = [
     "Samples",
     "Target",
     "Understanding",
+    "change",
     "check",
     "load_molecule",
     "load_samples",

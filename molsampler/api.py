@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.molecules.loading.load import Say, load_molecule
 from molsampler.molecules.loading.new_system import Request, make_system
 from molsampler.molecules.molecule import Molecule
@@ -15,6 +16,7 @@ from molsampler.preparation.check import Understanding
 from molsampler.preparation.check import understand as check
 from molsampler.runs import density, molecule, results
 from molsampler.runs.density import DensityConfig, DensitySamples
+from molsampler.runs.loop import with_minutes
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import preset
 from molsampler.store.run_directory import RunDirectory, Samples
@@ -32,6 +34,7 @@ __all__ = [
     "Samples",
     "Target",
     "Understanding",
+    "change",
     "check",
     "load_molecule",
     "load_samples",
@@ -136,17 +139,14 @@ def start(
     if config is not None and not isinstance(config, kind):
         raise InputError(f"the configuration is a {type(config).__name__}: a run of this kind takes a {kind.__name__}")
     if target is not None:
-        chosen = _with_minutes(config or DensityConfig(), minutes)
+        chosen = _with_budget(config or DensityConfig(), minutes)
         return Run(density.begin(target, chosen, out, overwrite=overwrite, say=say), progress)
-    chosen = dataclasses.replace(_with_minutes(config or preset("cpu"), minutes), system=str(system))
+    chosen = dataclasses.replace(_with_budget(config or preset("cpu"), minutes), system=str(system))
     return Run(molecule.begin(chosen, out, overwrite=overwrite, say=say), progress)
 
 
-def _with_minutes(config: Any, minutes: float | None) -> Any:
-    if minutes is None:
-        return config
-    train = dataclasses.replace(config.train, minutes=minutes, warm_updates=None, updates=None)
-    return dataclasses.replace(config, train=train)
+def _with_budget(config: Any, minutes: float | None) -> Any:
+    return config if minutes is None else with_minutes(config, minutes)
 
 
 def resume(

@@ -51,11 +51,12 @@ def structure_text(molecule: Molecule) -> str:
     return pdb_text(again.topology, again.positions)
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], systems: Path = SYSTEMS) -> None:
+    """Writes into a folder of each name in `systems`."""
     for name in names or list(RECIPES):
         recipe = RECIPES[name]
         molecule = build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)
-        folder = SYSTEMS / name
+        folder = systems / name
         folder.mkdir(exist_ok=True)
         if recipe.renamed:
             next(molecule.topology.residues()).name = recipe.renamed

@@ -1,4 +1,4 @@
-"""How the suite runs: on all cores, each test process on one thread; tests marked slow or gpu only where asked for.
+"""How the suite runs: on all cores, one thread a process; tests marked slow or gpu only where asked for.
 
 `python -m pytest -n 0` (or -p no:xdist) runs everything in this process, for a debugger; so does a test that is named
 by itself. Every test that did not run is counted and named at the end.
@@ -11,9 +11,7 @@ import os
 import pytest
 
 _FLAGS = {"slow": "--slow", "gpu": "--gpu"}
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,26 +23,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Before xdist reads its options: as many workers as there are cores, unless told otherwise."""
+    """Before xdist reads its options: a worker a core, eight at most, unless told otherwise."""
     if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
         return
     option = config.option
     by_itself = len(config.args) == 1 and "::" in config.args[0]
     if option.numprocesses is None and option.dist == "no" and not (option.usepdb or option.collectonly or by_itself):
-        option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        option.numprocesses = min(cores, 8)  # more would wait for the longest test
         option.dist = "worksteal"  # neighbours, which share fixtures, stay together
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread a worker, and a process that it starts: two workers of two threads each would wait for each other."""
+    """Before anything imports numpy or torch, and for all that is started from here: one thread a process. Two workers
+    of two threads each would wait for each other."""
+    for name in _THREADS:
+        os.environ.setdefault(name, "1")
     # torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-    if getattr(config.option, "numprocesses", None):
-        os.environ.update(_ONE_THREAD)  # before the workers start, which inherit it
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        import torch  # here, for the process that hands out the tests has no use for it
-
-        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

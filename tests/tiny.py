@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from molsampler.runs.density import DensityConfig
+from molsampler.runs.molecule import RunConfig
 from molsampler.store.config_file import update
 from molsampler.training.config import TrainConfig
 
@@ -24,17 +26,11 @@ TRAIN: dict[str, Any] = {
     "twist": {"width": 16, "depth": 2},
     "smc": {"chunk": 2},
     "anneal": {"particles": 256, "moves": 2, "last_moves": 4},
-    "behaviour": {
-        "batch": 32,
-        "warm_batch": 240,
-        "smc_particles": 64,
-        "moves_every": 20,
-        "moves_parents": 64,
-        "moves_steps": 2,
-        "capacity": 2000,
-        "prefill_frames": 2,
-        "prefill_steps": 2,
-    },
+    "batch": {"denoising": 240, "balance": 32},
+    "replay": {"capacity": 2000},
+    "passes": {"particles": 64},
+    "moves": {"every": 20, "parents": 64, "steps": 2},
+    "prefill": {"frames": 2, "steps": 2},
 }
 
 
@@ -48,7 +44,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 SYNTHETIC: dict[str, Any] = {
     "samples": 1000,
-    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "behaviour": {"warm_rollouts": 64}}),
+    "train": merged(TRAIN, {"schedule": {"n_steps": 6}, "rollouts": {"number": 64, "every": 20}}),
 }
 # More updates, of less each, and more rows: a run that lasts long enough to be killed in the middle.
 MOLECULE: dict[str, Any] = {
@@ -65,23 +61,38 @@ MOLECULE: dict[str, Any] = {
             "evaluation_samples": 32,
             "checkpoint_seconds": 0.1,
             "anneal": {"particles": 192, "moves": 1},
-            "behaviour": {
-                "batch": 16,
-                "warm_batch": 64,
-                "smc_particles": 16,
-                "moves_every": 25,
-                "moves_parents": 32,
-                "capacity": 1000,
-                "explore_capacity": 400,
-            },
+            "batch": {"denoising": 64, "balance": 16},
+            "replay": {"capacity": 1000},
+            "passes": {"particles": 16},
+            "moves": {"every": 25, "parents": 32},
+            "explorers": {"capacity": 400},
         },
     ),
 }
+# The smallest molecule and sixteen updates: for what a run leaves behind and how it goes on.
+BRIEF: dict[str, Any] = merged(
+    MOLECULE,
+    {
+        "system": "gly",
+        "samples": 160,
+        "train": {"warm_updates": 8, "updates": 8, "evaluations": 4, "moves": {"every": 5}},
+    },
+)
 
 
 def train_config(**changes: Any) -> TrainConfig:
     """TRAIN as the object that a trainer takes."""
     return update(TrainConfig(), merged(TRAIN, changes), "tests/tiny.py")
+
+
+def molecule_config(**changes: Any) -> RunConfig:
+    """BRIEF as the object that a run takes."""
+    return update(RunConfig(), merged(BRIEF, changes), "tests/tiny.py")
+
+
+def density_config(**changes: Any) -> DensityConfig:
+    """SYNTHETIC as what a run on a density of one's own takes; one thread."""
+    return update(DensityConfig(), merged({**SYNTHETIC, "threads": 1}, changes), "tests/tiny.py")
 
 
 def toml(values: dict[str, Any], path: str = "") -> str:

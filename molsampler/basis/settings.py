@@ -62,7 +62,18 @@ def table(config: type, text: str) -> Any:
 
 
 def change(config: Any, **parts: Any) -> Any:
-    """The configuration with these fields replaced; a dict changes the fields of a table, however deep."""
+    """The configuration with these fields replaced; a dict changes the fields of a table, however deep.
+
+    Raises InputError for a name that is none of its settings.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    for name, value in parts.items():
+        if name not in known:
+            raise InputError(f"unknown setting '{name}'; known are {', '.join(known)}")
+        if dataclasses.is_dataclass(getattr(config, name)) != (
+            isinstance(value, dict) or dataclasses.is_dataclass(value)
+        ):
+            raise InputError(f"'{name}' = {value!r} does not fit: give a dict for a table, and a value for a setting")
     changed = {
         name: change(getattr(config, name), **value) if isinstance(value, dict) else value
         for name, value in parts.items()

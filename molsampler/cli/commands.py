@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from molsampler.cli.description import describe, describe_molecule, describe_warnings
+from molsampler.cli.output import printer
 from molsampler.molecules import facts
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.reference_simulation import ReferenceSettings
@@ -116,13 +117,14 @@ def reference(
         out: Where to store it; by default where training and analysis look for it: `reference` in the system's folder,
             or systems/NAME/reference in this directory for a system that came with the installed package.
         device: Where the torch energy lives: cpu, cuda.
-        quiet: No progress bar.
+        quiet: Results only: no progress bar, no notes.
     """
     from molsampler.runs.reference import store_reference
 
-    molecule = load_molecule(system)
+    say = printer(quiet)
+    molecule = load_molecule(system, say)
     folder = out or reference_folders(system)[0]
-    energy = make_energy(molecule, device=device)
+    energy = make_energy(molecule, device=device, say=say)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
     stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)
     for name, estimate in stored.populations.items():

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.cli.commands import check, new, reference
 from molsampler.cli.output import Stopped, guarded, print_verdict, printer
 from molsampler.runs import molecule as runs
 from molsampler.runs import results
+from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PresetName, preset
 from molsampler.smc.trained import check_samples
-from molsampler.store.config_file import read_toml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,40 +58,36 @@ class Options:
         """The configuration of a new run: preset, then file, then flags."""
         config = dataclasses.replace(preset(self.preset or "cpu"), system=system)
         if self.config is not None:
-            config = read_toml(self.config, config)
-        train = config.train
+            config = with_file(config, self.config)
         if self.seed is not None:
-            train = dataclasses.replace(train, seed=self.seed)
+            config = change(config, train={"seed": self.seed})
         if self.minutes is not None:
-            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=None, updates=None)
-        named = {
-            name: value
-            for name in ("samples", "sampler", "device", "platform", "threads")
-            if (value := getattr(self, name)) is not None
-        }
+            config = with_minutes(config, self.minutes)
+        named = self.named()
         if self.platform is not None:
             named["backend"] = "openmm"
-        return dataclasses.replace(config, train=train, **named)
+        return dataclasses.replace(config, **named)
+
+    def named(self) -> dict[str, Any]:
+        """The flags given that are settings of the configuration by the same name."""
+        given = {name: getattr(self, name) for name in ("samples", "sampler", "device", "platform", "threads")}
+        return {name: value for name, value in given.items() if value is not None}
 
     def open(self, system: str) -> runs.Job:
         """The run that is meant: a new one, or with --resume the one in the directory."""
-        say, out = printer(self.quiet), self.out or Path("runs") / Path(system).name
+        say, out = printer(self.quiet), self.out or runs.default_folder(system)
         if not self.resume:
             return runs.begin(self.resolve(system), out, overwrite=self.overwrite, say=say)
         for name in ("preset", "config", "overwrite"):
             if getattr(self, name):
                 raise InputError(f"--resume goes on with the configuration of the run in '{out}': leave out --{name}")
-        if self.samples is not None:
-            check_samples(self.samples, self.sampler or "policy")
         return runs.go_on(
             out,
             system=system,
             minutes=self.minutes,
             seed=self.seed,
-            device=self.device,
-            platform=self.platform,
-            threads=self.threads,
             say=say,
+            **self.named(),
         )
 
 
@@ -103,7 +100,7 @@ def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Optio
     with options.open(system) as job:
         if not job.train(progress=not options.quiet):
             raise Stopped
-        results.sample(job, options.samples, options.sampler, progress=not options.quiet)
+        results.sample(job, progress=not options.quiet)
         print_verdict(job, results.conclude(job))
 
 

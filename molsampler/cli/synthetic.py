@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.cli.output import Stopped, guarded, printer
 from molsampler.runs import synthetic
 from molsampler.runs.density import DensityRunDirectory
+from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.methods import find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
@@ -51,17 +53,16 @@ class Options:
         """The configuration of one run: the target's settings, then file, then flags."""
         config = synthetic_config(self.target)
         if self.config is not None:
-            config = read_toml(self.config, config)
+            config = with_file(config, self.config)
             if config.target != self.target or config.arm not in ("default", arm):
                 raise InputError(
                     f"'{self.config}' is of target '{config.target}' and arm '{config.arm}', not of '{self.target}' "
                     f"and '{arm}': name those, or leave both keys out of the file"
                 )
-        train = dataclasses.replace(config.train, seed=seed)
         if self.minutes is not None:
-            train = dataclasses.replace(train, minutes=self.minutes, warm_updates=None, updates=None)
+            config = with_minutes(config, self.minutes)
         named = {name: value for name in ("samples", "threads") if (value := getattr(self, name)) is not None}
-        config = dataclasses.replace(config, arm=arm, train=train, **named)
+        config = change(config, arm=arm, train={"seed": seed}, **named)
         synthetic.check(config)
         return config
 

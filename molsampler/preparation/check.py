@@ -103,7 +103,8 @@ def understand(system: str, platform: str = "auto", device: str = "cpu") -> Unde
     source = read_settings(find_system_folder(system) / FILE).described
     molecule = load_molecule(system, notes.append)
     chart = Chart(molecule, dtype=torch.float64)
-    energy = make_energy(molecule, "auto" if platform == "auto" else "openmm", platform, device, compile=False)
+    backend = "auto" if platform == "auto" else "openmm"
+    energy = make_energy(molecule, backend, platform, device, compile=False, say=notes.append)
     try:
         speed = _measure_speed(molecule, energy)
         positions, minimum = nearest_minimum(molecule.system, molecule.positions)

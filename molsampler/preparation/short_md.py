@@ -24,6 +24,16 @@ class SetupConfig:
     timestep: float = setting(0.001, "of the dynamics", unit="ps", above=0.0, high=0.01)
     friction: float = setting(5.0, "of the dynamics", unit="1/ps", above=0.0)
 
+    @property
+    def frames(self) -> int:
+        """How many are kept, where no conformation fails."""
+        return self.chains * (round(self.length / self.timestep) // self.stride)
+
+    @property
+    def stride(self) -> int:
+        """Steps between two frames."""
+        return max(round(self.interval / self.timestep), 1)
+
 
 def short_md(
     molecule: Molecule, energy: Energy, setup: SetupConfig, generator: torch.Generator, device: str
@@ -40,7 +50,7 @@ def short_md(
             round(setup.length / setup.timestep),
             generator,
             on_frame=lambda done, s: frames.append(s.positions[~s.failed].clone()),
-            frame_interval=max(round(setup.interval / setup.timestep), 1),
+            frame_interval=setup.stride,
         )
     if bool(state.failed.all()):
         raise InputError(

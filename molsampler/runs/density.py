@@ -26,11 +26,10 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import normalised
 from molsampler.basis.settings import setting, table
 from molsampler.preparation.start import prepare
-from molsampler.runs.loop import Say, TrainingRun, check_settings, settle, tell_idle
+from molsampler.runs.loop import Say, TrainingRun, check_settings, held_config, settle, tell_idle
 from molsampler.smc.trained import check_samples
 from molsampler.store.atomic import write_npz
 from molsampler.store.checkpoint import read_checkpoint, restoring
-from molsampler.store.config_file import update
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.charted import Charted, Standardise, first_coordinates
 from molsampler.targets.density import as_target, start_of
@@ -39,6 +38,7 @@ from molsampler.training.config import TrainConfig
 from molsampler.training.trainer import Trainer
 
 Kind = TypeVar("Kind", bound="DensityRun")
+_COMPARED = 256  # replayed states by which a density is known again
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class DensityRunDirectory(RunDirectory):
 class DensityRun(TrainingRun):
     """A target in its own coordinates, and the trainer, whose target is the same on standardised ones."""
 
+    kind: ClassVar[str] = "density"
     config: Any
     target: Target
 
@@ -106,7 +107,6 @@ class DensitySamples:
 def check(config: Any) -> None:
     """InputError for whatever would stop a run of this configuration later."""
     check_settings(config)
-    check_samples(config.samples, getattr(config, "sampler", "policy"))
     if config.train.moves.kind == "md":
         raise InputError('moves.kind = "md" needs dynamics, which this target does not have: use "mala"')
 
@@ -174,8 +174,9 @@ def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say
     run = DensityRunDirectory.claim(out, resume=True)
     try:
         state = read_checkpoint(run / "checkpoint.pt")
-        config = update(DensityConfig(), state["config"], str(run / "checkpoint.pt"))
+        config = held_config(state, DensityRun.kind, DensityConfig(), run)
         made = resume(DensityRun, target, config, state, run, say)
+        _check_same(made)
         if minutes is not None:
             made.extend(minutes)
         return made
@@ -184,12 +185,25 @@ def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say
         raise
 
 
+def _check_same(run: DensityRun) -> None:
+    """InputError where log R of replayed states is no longer what it was when they were stored."""
+    buffer = run.trainer.behaviours.buffer
+    held = slice(0, min(len(buffer), _COMPARED))
+    with torch.no_grad():
+        now = run.charted.log_prob(buffer.x[held])
+    if not torch.allclose(now, buffer.log_r[held], rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"'{run.run.path}' holds a run on another density: log_prob of its states is no longer what it was; give "
+            "the density that it was trained on, or start another run"
+        )
+
+
 def sample(
     run: DensityRun, n: int | None = None, sampler: str | None = None, seed: int | None = None
 ) -> DensitySamples:
     """Draw weighted samples with the averaged policy, or by SMC, and write samples.npz; nothing that learns is
     touched."""
-    n, sampler = n or run.config.samples, sampler or run.config.sampler
+    n, sampler = run.config.samples if n is None else n, sampler or run.config.sampler
     check_samples(n, sampler)
     seed = run.config.train.seed if seed is None else seed
     generator = torch.Generator(run.config.device).manual_seed(seed + 1)
@@ -205,19 +219,23 @@ def sample(
 
 
 def write_samples(run: RunDirectory, samples: DensitySamples) -> None:
-    """samples.npz; the figures of older samples go."""
-    (run / "metrics.json").unlink(missing_ok=True)
+    """samples.npz; figures and picture of older samples go."""
+    for name in ("metrics.json", "samples.png"):
+        (run / name).unlink(missing_ok=True)
     group = {} if samples.group is None else {"group": samples.group}
     write_npz(run / "samples.npz", x=samples.x, log_weights=samples.log_weights, log_prob=samples.log_prob, **group)
 
 
 def load_samples(out: str | Path) -> DensitySamples:
-    """What `sample` wrote; InputError where it is missing."""
+    """What `sample` wrote; InputError where it is missing or damaged."""
     path = Path(out) / "samples.npz"
     if not path.is_file():
         raise InputError(f"'{out}' holds no samples (samples.npz is missing): draw some first")
-    with np.load(path, allow_pickle=False) as archive:
-        return DensitySamples(**{name: archive[name] for name in archive.files})
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return DensitySamples(**{name: archive[name] for name in archive.files})
+    except Exception as error:
+        raise InputError(f"the samples in '{path}' cannot be read ({error}): draw them again") from error
 
 
 def analyse(run: DensityRun) -> dict[str, Any]:

@@ -7,30 +7,42 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from molsampler import __version__
-from molsampler.basis.settings import check_values, without_effect
+from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change, check_values, without_effect
+from molsampler.smc.trained import check_samples
 from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
-from molsampler.store.config_file import to_toml
+from molsampler.store.config_file import load_toml, to_toml, update
 from molsampler.store.run_directory import RunDirectory
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 
 Say = Callable[[str], None]
+Config = TypeVar("Config")
+KINDS = {
+    "molecule": ("a molecule", "molsampler train, sample or analyse, or molsampler.resume(out)"),
+    "density": ("a density of one's own", "molsampler.resume(out, target=...)"),
+    "synthetic": ("a synthetic target", "scripts/run_synthetic.py --resume"),
+}
+"""What a run is on, and how to go on with it."""
 
 
 @dataclass
 class TrainingRun:
-    """config : a frozen dataclass whose field `train` is a TrainConfig
+    """kind : one of KINDS
+    config : a frozen dataclass whose field `train` is a TrainConfig
     stop : set by a signal; training then ends after the update in hand
     timings : seconds by stage, kept in the checkpoint
     """
 
+    kind: ClassVar[str]
     config: Any
     run: RunDirectory
     trainer: Trainer
@@ -57,13 +69,19 @@ class TrainingRun:
         self.close()
 
     def fix_budget(self) -> None:
-        """Turn minutes into numbers of updates, once, and write config.toml."""
+        """Turn minutes into numbers of updates, once, and write config.toml in place of an older run's files."""
         self.trainer.plan()
+        self.run.clear()
         self._take_budget()
 
     def extend(self, minutes: float) -> None:
         """Train for `minutes` in all, from where the run is; InputError where it trains for as long already."""
-        self.trainer.extend(minutes)
+        check_settings(change(self.config, train={"minutes": minutes}))
+        if self.trainer.done:
+            self.trainer.extend(minutes)
+        else:  # nothing was trained yet, so that there is no pace to go by
+            self.trainer.config = with_minutes(self.config, minutes).train
+            self.trainer.plan()
         self._take_budget()
 
     def _take_budget(self) -> None:
@@ -106,6 +124,7 @@ class TrainingRun:
     def save(self) -> None:
         """checkpoint.pt, atomically: everything to go on from."""
         state = {
+            "kind": self.kind,
             "config": dataclasses.asdict(self.config),
             "coordinates": self.coordinates_state(),
             "trainer": self.trainer.state_dict(),
@@ -144,6 +163,34 @@ def check_settings(config: Any) -> None:
     """InputError for settings of a configuration that are out of range, of a wrong type, or do not go together."""
     check_values(config)
     config.train.check()
+    sampler = getattr(config, "sampler", "policy")
+    check_samples(config.samples, sampler)
+    if sampler == "smc" and config.train.objective == "reverse_kl":
+        raise InputError(
+            'sampler = "smc" needs a trained twist, and objective = "reverse_kl" trains none: use sampler = "policy"'
+        )
+
+
+def with_minutes(config: Config, minutes: float) -> Config:
+    """The configuration with that budget, which decides the numbers of updates too."""
+    return change(config, train={"minutes": minutes, "warm_updates": None, "updates": None})
+
+
+def with_file(config: Config, path: Path) -> Config:
+    """The configuration with the values of a TOML file; minutes there are not held up by updates of `config`."""
+    values = load_toml(path)
+    if isinstance(values.get("train"), dict) and "minutes" in values["train"]:
+        config = with_minutes(config, config.train.minutes)
+    return update(config, values, str(path))
+
+
+def held_config(state: dict, kind: str, base: Any, run: RunDirectory) -> Any:
+    """The configuration in a checkpoint's `state`, over the defaults `base`; InputError for a run of another kind."""
+    held = state.get("kind", kind)
+    if held != kind:
+        what, how = KINDS[held]
+        raise InputError(f"'{run.path}' holds a run on {what}, not on {KINDS[kind][0]}: go on with it by {how}")
+    return update(base, state["config"], str(run / "checkpoint.pt"))
 
 
 def tell_idle(config: Any, say: Say) -> None:

@@ -6,12 +6,12 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import setting, table
+from molsampler.basis.settings import change, setting, table
 from molsampler.diffusion.kinds import make_process
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.choice import check_energy, make_energy
@@ -22,10 +22,8 @@ from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.short_md import SetupConfig, short_md
 from molsampler.preparation.start import prepare
-from molsampler.runs.loop import Say, TrainingRun, check_settings, settle, tell_idle
-from molsampler.smc.trained import check_samples
+from molsampler.runs.loop import Say, TrainingRun, check_settings, held_config, settle, tell_idle, write_config
 from molsampler.store.checkpoint import read_checkpoint, restoring
-from molsampler.store.config_file import update
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.molecule import MoleculeTarget
 from molsampler.training.config import TrainConfig
@@ -55,6 +53,7 @@ class RunConfig:
 class Job(TrainingRun):
     """A molecule, its energy, target and trainer, tied to a run directory."""
 
+    kind: ClassVar[str] = "molecule"
     config: RunConfig
     molecule: Molecule
     energy: Energy
@@ -72,29 +71,39 @@ def check(config: RunConfig) -> None:
     Every part is asked: ranges of all settings, samples, device, platform, the molecule, its energy and its process.
     """
     check_settings(config)
-    check_samples(config.samples, config.sampler)
-    if config.sampler == "smc" and config.train.objective == "reverse_kl":
-        raise InputError(
-            'sampler = "smc" needs a trained twist, and objective = "reverse_kl" trains none: use sampler = "policy"'
-        )
     molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
     check_energy(molecule, config.backend, config.platform, config.device)
-    make_process(Chart(molecule).space, config.train.schedule)
+    chart = Chart(molecule)
+    make_process(chart.space, config.train.schedule)
+    states = {"setup: chains times length / interval": config.setup.frames}
+    if config.train.start == "annealed":
+        states["train.anneal.particles"] = config.train.anneal.particles
+    for name, number in states.items():
+        if number <= chart.n_stiff:
+            raise InputError(
+                f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
+                f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
+            )
 
 
 def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
     """A new run in the directory `out` (by default runs/ and the system's name), set up and ready to train.
 
     Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
-    removed only once everything has been checked.
+    removed only once the new one has been set up.
     """
     check(config)
-    run = RunDirectory.claim(out or Path("runs") / Path(config.system).name, overwrite=overwrite)
+    run = RunDirectory.claim(out or default_folder(config.system), overwrite=overwrite)
     try:
         return start(config, run, say)
     except BaseException:
         run.release()
         raise
+
+
+def default_folder(system: str) -> Path:
+    """Where a run on a system lies unless told otherwise: runs/ and the name of the system's folder."""
+    return Path("runs") / find_system_folder(system).resolve().name
 
 
 def go_on(
@@ -103,42 +112,44 @@ def go_on(
     system: str | None = None,
     minutes: float | None = None,
     seed: int | None = None,
-    device: str | None = None,
-    platform: str | None = None,
-    threads: int | None = None,
     say: Say = print,
+    **instead: Any,
 ) -> Job:
     """The run in the directory `out` from its last checkpoint.
 
     system, seed : InputError where the run is of another
-    minutes : of training in all, more than the run had; device, platform, threads : in place of the run's
+    minutes : of training in all, more than the run had
+    instead : device, platform, threads, samples or sampler, in place of the configuration's; None leaves them
     """
     run = RunDirectory.claim(out, resume=True)
     try:
-        path = run / "checkpoint.pt"
-        state = read_checkpoint(path)
-        config = update(RunConfig(), state["config"], str(path))
+        state = read_checkpoint(run / "checkpoint.pt")
+        config = held_config(state, Job.kind, RunConfig(), run)
         if system is not None and find_system_folder(system).resolve() != find_system_folder(config.system).resolve():
             raise InputError(f"'{out}' holds a run of '{config.system}', not of '{system}': name another with --out")
         if seed is not None and seed != config.train.seed:
             raise InputError(
-                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with "
-                f"it, or "
-                "start another run"
+                f"'{out}' holds a run with seed {config.train.seed}, not {seed}: leave the seed out to go on with it, "
+                "or start another run"
             )
-        changes = {"device": device, "platform": platform, "threads": threads}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        if platform is not None:
+        changes = {name: value for name, value in instead.items() if value is not None}
+        if "platform" in changes:
             changes["backend"] = "openmm"
         config = dataclasses.replace(config, **changes)
-        check(config)
+        check(config if minutes is None else change(config, train={"minutes": minutes}))
         job = resume(config, state, run, say)
-        if minutes is not None:
-            job.extend(minutes)
-        return job
     except BaseException:
         run.release()
         raise
+    try:
+        if minutes is not None:
+            job.extend(minutes)
+        elif changes:
+            write_config(job.config, run)
+    except BaseException:
+        job.close()
+        raise
+    return job
 
 
 def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
@@ -146,6 +157,14 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
     begun = time.perf_counter()
     config = settle(config)
     molecule, energy = _foundations(config, say)
+    try:
+        return _set_up(config, molecule, energy, run, begun, say)
+    except BaseException:
+        energy.close()
+        raise
+
+
+def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirectory, begun: float, say: Say) -> Job:
     generator = torch.Generator(config.device).manual_seed(config.train.seed)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
     for oddity in oddities(molecule):

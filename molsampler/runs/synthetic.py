@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.runs import density
 from molsampler.runs.density import DensityRun
-from molsampler.runs.loop import Say, settle, write_config
+from molsampler.runs.loop import Say, held_config, settle, write_config
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
 from molsampler.smc.annealed import annealed_smc
-from molsampler.store.atomic import write_npz
 from molsampler.store.checkpoint import read_checkpoint
-from molsampler.store.config_file import update
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.charted import Charted, first_coordinates
 from molsampler.targets.density import start_of
@@ -41,6 +39,7 @@ HELD_OUT_SEED = 20_251_011  # of the exact samples that rows of metrics.csv comp
 class SyntheticRun(DensityRun):
     """A run whose target gives exact samples to compare with."""
 
+    kind: ClassVar[str] = "synthetic"
     config: SyntheticConfig
     target: SyntheticTarget
     truth: torch.Tensor = field(init=False)
@@ -88,7 +87,7 @@ def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> Synth
 def resume(run: RunDirectory, say: Say = print) -> SyntheticRun:
     """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
     state = read_checkpoint(run / "checkpoint.pt")
-    config = update(SyntheticConfig(), state["config"], str(run / "checkpoint.pt"))
+    config = held_config(state, SyntheticRun.kind, SyntheticConfig(), run)
     return density.resume(SyntheticRun, make_synthetic(config.target), config, state, run, say)
 
 
@@ -125,7 +124,6 @@ def baseline(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> di
     """The classical arm of the configuration: independent runs of annealed SMC; returns the metrics."""
     begun = time.perf_counter()
     config = settle(config)
-    write_config(config, run)
     target = make_synthetic(config.target)
     charted = Charted(target, first_coordinates(*start_of(target), config.standardise))
     generator = torch.Generator().manual_seed(config.train.seed)
@@ -150,7 +148,10 @@ def baseline(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> di
     metrics["training_seconds"] = Estimate(seconds, none)
     metrics |= _against_truth(target, x, weights, generator)
     metrics |= _gaps(metrics, target)
-    write_npz(run / "samples.npz", x=x.numpy(), log_weights=np.log(weights))
+    log_prob = torch.cat([result.state.log_r for result in found])[order].double().numpy()
+    run.clear()
+    write_config(config, run)
+    density.write_samples(run, density.DensitySamples(x.numpy(), np.log(weights), log_prob))
     _draw_samples(run, target, x, weights, target.sample(generator, config.samples).float())
     run.write_metrics(metrics)
     return run.load_metrics()

@@ -36,10 +36,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint '{path}' cannot be read ({reason[:120]}): train again, or restore it"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        version = state.get("version", "unknown") if isinstance(state, dict) else "unknown"
+        found = state if isinstance(state, dict) else {}
         raise InputError(
-            f"the checkpoint '{path}' is of molsampler {version}, which version {__version__} cannot go on from: train "
-            "again, or install that version; the samples beside it can be read all the same"
+            f"the checkpoint '{path}' has format {found.get('format', 1)}, written by molsampler "
+            f"{found.get('version', 'unknown')}, and this version goes on from format {FORMAT} only: train again, or "
+            "install that version; the samples beside it can be read all the same"
         )
     return state
 

@@ -39,14 +39,18 @@ def _table(config: Any, path: tuple[str, ...], lines: list[str]) -> None:
 
 def read_toml(path: str | Path, base: T) -> T:
     """`base` with the values that the TOML file at `path` names; InputError quotes what does not fit."""
+    return update(base, load_toml(path), str(path))
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """What the TOML file at `path` says; InputError where it cannot be read or is no TOML."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the configuration '{path}' cannot be read ({error.strerror}): check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the configuration '{path}' is not TOML ({error}): mend it") from error
-    return update(base, values, str(path))
 
 
 def update(base: T, values: dict[str, Any], where: str) -> T:

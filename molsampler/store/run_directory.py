@@ -71,9 +71,9 @@ class RunDirectory:
     def claim(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> RunDirectory:
         """Takes `path` for a run, making it if need be, and holds it until `release` or the end of the process.
 
-        Raises InputError where it holds a run and neither `overwrite` (the old run's files are removed) nor `resume` is
-        given, where there is no checkpoint to resume from, where another process holds it, or where it cannot be
-        written.
+        Raises InputError where it holds a run and neither `overwrite` nor `resume` is given, where there is no
+        checkpoint to resume from, where another process holds it, or where it cannot be written. An old run's files
+        stay until the new one calls `clear`.
         """
         run = cls(path)
         if resume and not (run / "checkpoint.pt").is_file():  # before the lock, which makes the folder
@@ -88,10 +88,12 @@ class RunDirectory:
                 f"'{path}' already holds a run ({found[0]} is there): choose another directory with --out, go on "
                 "with --resume, or replace the run with --overwrite."
             )
-        if overwrite and not resume:
-            for name in found:
-                (run / name).unlink()
         return run
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run; whatever else lies in the folder stays."""
+        for name in self.files:
+            (self / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Lets another process claim the directory. Safe to call twice."""

@@ -146,11 +146,13 @@ class Behaviours:
         with self.target.counter.purpose("smc"):
             one = SMCPass(self.policy, self.log_twist, log_prob, config.passes.particles, config.smc, self.generator)
             particles, info = one.run()
-        if _broken(particles.log_w) or particles.weights.collapsed:
+        broken = _broken(particles.log_w)
+        if not broken:
+            self.log_z.add(particles.weights)  # a collapsed pass too: its estimate of Z is 0
+        if broken or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return
         self.report.add(info, particles.weights.log_mean)
-        self.log_z.add(particles.weights)
         if not self.keeps:
             self.fresh.clear()
         (self.buffer if self.keeps else self.fresh).add(particles.x, particles.log_r, scores[-1], particles.log_w)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.pictures.figures import Ensemble
 from molsampler.analysis.pictures.ramachandran import Map, difference, draw_ramachandran
 from molsampler.analysis.pictures.training import draw_training
-from molsampler.analysis.reference_ensemble import save_reference
+from molsampler.analysis.reference_ensemble import Reference, save_reference
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.metric_names import find
 from molsampler.analysis.report.page import number, percent, sigmas
@@ -42,29 +43,39 @@ def assert_picture(path, smallest: int = 300) -> None:
     assert 0.02 < (pixels[..., :3].min(-1) < 0.97).mean() < 0.95
 
 
-@pytest.fixture(scope="module")
-def reference(peptide, mixture, tmp_path_factory):
+def make_reference(path: Path, peptide, mixture, frames: int) -> Reference:
     rng = np.random.default_rng(0)
-    angles, _ = mixture(rng, 4000, list(TRUTH))
+    angles, _ = mixture(rng, frames, list(TRUTH))
     return save_reference(
-        tmp_path_factory.mktemp("reference"),
+        path,
         positions=peptide.frames(angles),
         topology=peptide.topology,
-        potential_energy=rng.normal(-50.0, 8.0, 4000),
-        ladder=np.arange(4000) // 100,
+        potential_energy=rng.normal(-50.0, 8.0, frames),
+        ladder=np.arange(frames) * 40 // frames,
         temperature=300.0,
         summary={"command": "molsampler reference aldp"},
     )
 
 
-def write_run(path: Path, peptide, mixture) -> RunDirectory:
-    """4,000 samples of PROPOSAL with weights to TRUTH, some off the support, some with infinite energy."""
+@pytest.fixture(scope="module")
+def reference(peptide, mixture, tmp_path_factory) -> Reference:
+    """1,000 frames, for tests of words and of single figures."""
+    return make_reference(tmp_path_factory.mktemp("reference"), peptide, mixture, 1000)
+
+
+@pytest.fixture(scope="module")
+def long_reference(peptide, mixture, tmp_path_factory) -> Reference:
+    return make_reference(tmp_path_factory.mktemp("reference"), peptide, mixture, 4000)
+
+
+def write_run(path: Path, peptide, mixture, samples: int) -> RunDirectory:
+    """Samples of PROPOSAL with weights to TRUTH, some off the support, some with infinite energy."""
     rng = np.random.default_rng(1)
-    angles, mode = mixture(rng, 4000, list(PROPOSAL))
+    angles, mode = mixture(rng, samples, list(PROPOSAL))
     log_w = np.log(TRUTH / PROPOSAL)[mode] - 70.0
-    log_w[:100] = -np.inf
-    energy = rng.normal(-50.0, 8.0, 4000)
-    energy[:50] = np.inf
+    log_w[: samples // 40] = -np.inf
+    energy = rng.normal(-50.0, 8.0, samples)
+    energy[: samples // 80] = np.inf
     run = RunDirectory.claim(path)
     run.write_samples(peptide.frames(angles), peptide.openmm_topology, log_w, energy, log_w)
     for k in range(12):
@@ -76,9 +87,15 @@ def write_run(path: Path, peptide, mixture) -> RunDirectory:
     return run
 
 
+@pytest.fixture(scope="module")
+def written(peptide, mixture, tmp_path_factory) -> RunDirectory:
+    return write_run(tmp_path_factory.mktemp("written") / "run", peptide, mixture, 1000)
+
+
 @pytest.fixture
-def run(peptide, mixture, tmp_path) -> RunDirectory:
-    return write_run(tmp_path / "run", peptide, mixture)
+def run(written, tmp_path) -> RunDirectory:
+    """A copy of a run of 1,000 samples."""
+    return RunDirectory(shutil.copytree(written.path, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -96,6 +113,8 @@ def subject(peptide) -> Subject:
 
 FROM_THE_JOB = {
     "log_z_learnt": (-70.1, None),
+    "log_z_running": -70.0,
+    "updates": 300,
     "training_seconds": 60.0,
     "seconds_setup": 4.0,
     "evaluations": 5,
@@ -106,9 +125,10 @@ FROM_THE_JOB = {
 
 
 @pytest.fixture(scope="module")
-def whole(peptide, mixture, subject, reference, tmp_path_factory) -> tuple[RunDirectory, dict]:
-    """A run, analysed beside its reference with everything that a job can hand in, and its metrics."""
-    run = write_run(tmp_path_factory.mktemp("whole") / "run", peptide, mixture)
+def whole(peptide, mixture, subject, long_reference, tmp_path_factory) -> tuple[RunDirectory, dict]:
+    """A run of 4,000 samples, analysed beside a reference of as many frames with everything that a job can hand in, and
+    its metrics."""
+    run = write_run(tmp_path_factory.mktemp("whole") / "run", peptide, mixture, 4000)
     rng = np.random.default_rng(6)
     # noised from the reference: under N(m + s^2 / 2, s^2) in place of N(m - s^2 / 2, s^2) the ESS is exp(-s^2)
     subject = replace(
@@ -116,7 +136,7 @@ def whole(peptide, mixture, subject, reference, tmp_path_factory) -> tuple[RunDi
         reference_log_weights=-70.0 + 0.18 + 0.6 * rng.normal(size=2000),
         reference_frames=rng.integers(4000, size=2000),
     )
-    return run, analyse(run, subject, reference, FROM_THE_JOB)
+    return run, analyse(run, subject, long_reference, FROM_THE_JOB)
 
 
 def test_figures_beside_a_reference(whole) -> None:
@@ -188,9 +208,9 @@ def write_mixture(run, peptide, mixture, n: int, shares: list[float]) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_wrong_populations_and_missing_states_are_said(run, subject, reference, peptide, mixture) -> None:
+def test_wrong_populations_and_missing_states_are_said(run, subject, long_reference, peptide, mixture) -> None:
     write_mixture(run, peptide, mixture, 3000, [0.8, 0.1, 0.1, 0.0])
-    analyse(run, subject, reference)
+    analyse(run, subject, long_reference)
     page = (run / "report.html").read_text()
     assert "The samples miss αL" in page
     assert "More than three standard errors from the reference: C7eq" in page
@@ -219,6 +239,38 @@ def test_a_run_without_reference(run, subject) -> None:
     metrics = analyse(run, subject)
     assert "ramachandran_jsd" not in metrics and "population_ALA2_C7eq" in metrics
     assert "no reference to compare with" in (run / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_reference_that_is_gone_leaves_no_distances(run, subject, reference) -> None:
+    """Nothing of an earlier analysis is kept, in figures or words: neither its distances, nor its populations, nor
+    what its caller handed in."""
+    weights = {"reference_log_weights": np.full(50, -70.0), "reference_frames": np.arange(50)}
+    before = analyse(run, replace(subject, **weights), reference, FROM_THE_JOB)
+    after = analyse(run, subject)
+    gone = before.keys() - after.keys()
+    assert gone >= {"ramachandran_jsd", "energy_w1", "distance_w1_mean", "reference_frames", "eubo", "ess_forward"}
+    assert gone >= FROM_THE_JOB.keys() and not [name for name in after if name.startswith("reference_")]
+    assert after == run.load_metrics()
+    page = (run / "report.html").read_text()
+    assert "no reference to compare with" in page and "Seen from the reference" not in page and "eubo" not in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_samples_of_smc_after_those_of_the_policy_have_no_words_of_these(run, subject, peptide, mixture) -> None:
+    """The tail of independent weights is judged for independent weights only; the other way round no passes remain."""
+    of_policy = {"elbo", "pareto_k", "pareto_k_threshold"}
+    assert analyse(run, subject).keys() >= of_policy and "Pareto" in (run / "report.html").read_text()
+    frames = peptide.frames(mixture(np.random.default_rng(4), 400, list(TRUTH))[0])
+    arrays = np.zeros(400), np.zeros(400), np.zeros(400)
+    passes = {"group": np.repeat(np.arange(100), 4), "distinct_ancestors": np.full(100, 3)}
+    run.write_samples(frames, peptide.openmm_topology, *arrays, **passes)
+    assert not (run / "metrics.json").exists() and not (run / "report.html").exists()
+    metrics = analyse(run, subject)
+    assert not of_policy & metrics.keys() and "Pareto" not in (run / "report.html").read_text()
+    assert metrics["smc_distinct_ancestors"]["value"] == 3.0 and metrics["runs"]["value"] == 100
+    run.write_samples(frames, peptide.openmm_topology, *arrays)
+    assert not {"runs", "smc_distinct_ancestors"} & analyse(run, subject).keys()
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -32,7 +32,6 @@ def nothing_runs(monkeypatch):
     for name in ("new", "check", "train", "sample", "analyse", "reference"):
         original = getattr(cli, name)
         monkeypatch.setattr(cli, name, functools.wraps(original)(lambda *args, **kwargs: None))
-    monkeypatch.setattr(cli, "_run", lambda *args: None)
     monkeypatch.setattr(synthetic_cli, "_run_all", lambda *args: None)
 
 

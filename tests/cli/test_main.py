@@ -23,7 +23,7 @@ def no_work(monkeypatch, tmp_path):
     def reached(*args, **kwargs):
         raise AssertionError("bad input reached the set-up")
 
-    monkeypatch.setattr("molsampler.runs.molecule.prepare_molecule", reached)
+    monkeypatch.setattr("molsampler.runs.molecule._foundations", reached)
 
 
 def refused(capsys, status: int, *quoted: str) -> str:
@@ -109,17 +109,6 @@ def test_a_directory_that_holds_a_run_is_refused_and_kept(tmp_path, capsys):
     assert (tmp_path / "metrics.json").read_text() == "{}"
 
 
-def test_overwrite_with_bad_input_keeps_the_old_run(tmp_path, capsys):
-    """What is there goes only once the new configuration has been found good."""
-    (tmp_path / "metrics.json").write_text("{}")
-    flags = ["--out", str(tmp_path), "--overwrite"]
-    for bad in (["--minutes", "-1"], ["--platform", "Foo"], ["--threads", "-2"]):
-        refused(capsys, cli.run_aldp([*flags, *bad]), bad[1])
-        assert (tmp_path / "metrics.json").is_file(), bad
-    refused(capsys, cli.main(["train", "unobtainium", *flags]), "unobtainium")
-    assert (tmp_path / "metrics.json").is_file()
-
-
 @pytest.mark.parametrize("content", [b"garbage \x00\xff" * 50, b"", b"PK\x03\x04 torn"], ids=["bytes", "empty", "torn"])
 def test_an_unreadable_checkpoint_is_refused_and_the_directory_set_free(content, tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes(content)
@@ -169,8 +158,14 @@ def test_seed_and_flags_stand_above_file_and_preset(tmp_path):
     config = options.resolve("aldp")
     assert (config.samples, config.train.seed, config.train.updates, config.system) == (33, 9, 7, "aldp")
     timed = cli.Options(preset="smoke", config=path, minutes=2.5, platform="Reference", samples=4).resolve("aldp")
-    assert (timed.train.minutes, timed.train.updates, timed.train.warm_updates) == (2.5, 0, 0)
+    assert (timed.train.minutes, timed.train.updates, timed.train.warm_updates) == (2.5, None, None)
     assert (timed.backend, timed.platform, timed.samples) == ("openmm", "Reference", 4)
+    path.write_text("[train]\nminutes = 4\n")  # the preset's numbers of updates do not stand against it
+    timed = cli.Options(preset="smoke", config=path).resolve("aldp")
+    assert (timed.train.minutes, timed.train.updates, timed.train.warm_updates) == (4.0, None, None)
+    path.write_text("[train]\nminutes = 4\nupdates = 7\n")
+    timed = cli.Options(preset="smoke", config=path).resolve("aldp")
+    assert (timed.train.minutes, timed.train.updates, timed.train.warm_updates) == (4.0, 7, None)
 
 
 def test_the_package_runs_as_a_module(tmp_path):

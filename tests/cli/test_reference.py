@@ -23,8 +23,8 @@ from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading import folders
 from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
-from molsampler.runs.molecule import find_reference
 from molsampler.runs.reference import store_reference
+from molsampler.runs.results import find_reference
 
 SETTINGS = ReferenceSettings(
     temperatures=2,
@@ -97,7 +97,7 @@ def test_the_reference_of_a_system_in_the_package_is_stored_and_looked_for_here(
         return SimpleNamespace(populations={})
 
     monkeypatch.setattr("molsampler.runs.reference.store_reference", stored)
-    monkeypatch.setattr("molsampler.runs.molecule.load_reference", lambda folder: folder)
+    monkeypatch.setattr("molsampler.runs.results.load_reference", lambda folder: folder)
     assert find_reference("aldp") is None
     stored(None, None, None, packaged / "reference")
     assert find_reference("aldp") == packaged / "reference"

@@ -7,6 +7,7 @@ left to --slow, one test each.
 from __future__ import annotations
 
 import functools
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.molecule import MoleculeTarget
-from scripts.make_structures import RECIPES, structure_text
 from tests.molecules.coordinates.chart_cases import aligned_error
 from tests.molecules.energy.energy_cases import reference
 from tests.molecules.peptides import build, relax
 
 AMBER = ("amber14-all.xml", "implicit/obc2.xml")
-SYSTEMS = sorted(path.parent.name for path in (Path(__file__).resolve().parents[2] / "systems").glob("*/system.toml"))
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEMS = sorted(path.parent.name for path in (ROOT / "systems").glob("*/system.toml"))
+BUILT = sorted(path.parent.name for path in (ROOT / "systems").glob("*/input.pdb"))  # by scripts/make_structures.py
 # Bonds of each residue that turn right round, apart from the backbone's.
 SIDE_CHAINS = {
     "ALA": "CA-CB",
@@ -249,7 +251,7 @@ def test_conformance_of_every_side_chain(name):
         check(prepared)
 
 
-@pytest.mark.parametrize("name", [name for name in SYSTEMS if name in RECIPES])
+@pytest.mark.parametrize("name", BUILT)
 def test_shipped_structures_are_minima(name):
     """No atom is more than rounding to a thousandth of an angstrom away from where its minimum can be."""
     mol = molecule(name)
@@ -259,16 +261,16 @@ def test_shipped_structures_are_minima(name):
     assert aligned_error(torch.as_tensor(positions)[None], torch.as_tensor(mol.positions)[None]) < 0.02
 
 
-@pytest.mark.parametrize("name", ["gly", "pro"])
-def test_shipped_structures_are_what_their_recipe_makes(name, tmp_path):
-    recipe = RECIPES[name]
-    path = tmp_path / "made.pdb"
-    path.write_text(structure_text(build(recipe.residues, *recipe.forcefield, cyclic=recipe.cyclic)))
-    made = app.PDBFile(str(path))
-    mol = molecule(name)
-    assert [atom.name for atom in made.topology.atoms()] == [atom.name for atom in mol.topology.atoms()]
-    positions = torch.as_tensor(np.array(made.positions.value_in_unit(unit.nanometer)))
-    assert aligned_error(positions[None], torch.as_tensor(mol.positions)[None]) < 0.005
+def test_shipped_structures_are_what_the_script_makes(tmp_path):
+    """All that are there have a recipe; two are made again."""
+    script = runpy.run_path(str(ROOT / "scripts" / "make_structures.py"))
+    assert sorted(script["RECIPES"]) == BUILT
+    script["main"](["gly", "pro"], tmp_path)
+    for name in ("gly", "pro"):
+        made, mol = app.PDBFile(str(tmp_path / name / "input.pdb")), molecule(name)
+        assert [atom.name for atom in made.topology.atoms()] == [atom.name for atom in mol.topology.atoms()]
+        positions = torch.as_tensor(np.array(made.positions.value_in_unit(unit.nanometer)))
+        assert aligned_error(positions[None], torch.as_tensor(mol.positions)[None]) < 0.005
 
 
 def test_chi1_is_measured_from_n_or_a_fixed_angle_off():

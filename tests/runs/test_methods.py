@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from molsampler.basis.errors import InputError
-from molsampler.basis.space import Space
+from molsampler.basis.space import Line, Space
+from molsampler.diffusion.kinds import make_policy
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.runs.methods import ARMS, apply_arm
 from molsampler.smc.annealed import AnnealConfig, annealed_smc
@@ -84,7 +85,7 @@ def test_an_arm_learns(name):
     if name in ("tb+iw", "tb+smc", "tb+smc+iw"):  # the arms that cannot forget a mode
         assert after["ess"] > before["ess"] + 0.1 and after["log_z"] == pytest.approx(0.8, abs=0.4)
     assert after["evaluations_prefill"] == 0 and after["phase"] != "denoising"
-    assert (after["smc_runs"] > 0) == (trainer.config.behaviour.smc_every > 0)
+    assert (after["smc_runs"] > 0) == (trainer.config.passes.every > 0)
 
 
 def test_states_come_from_where_the_arm_says():
@@ -94,12 +95,12 @@ def test_states_come_from_where_the_arm_says():
         trainer = prepared(name, config)
         train(trainer)
         counts[name] = dict(trainer.target.counter.by_purpose)
-    first, batch = 4096, SHORT.behaviour.batch
+    first, batch = 4096, SHORT.batch.balance
     assert counts["tb"] == {"rollout": first + 40 * batch}  # every update rolls out
     assert counts["tb+uniform"] == {"rollout": first + 10 * batch}  # every fourth
-    assert counts["tb+smc"]["smc"] == 30 * SHORT.behaviour.smc_particles
-    assert counts["tb+smc+iw"]["smc"] == 15 * SHORT.behaviour.smc_particles
-    one_round = SHORT.behaviour.moves_parents * SHORT.behaviour.moves_steps
+    assert counts["tb+smc"]["smc"] == 30 * SHORT.passes.particles
+    assert counts["tb+smc+iw"]["smc"] == 15 * SHORT.passes.particles
+    one_round = SHORT.moves.parents * SHORT.moves.steps
     assert counts["tb+local-search"]["local_moves"] == one_round  # of 60 updates the fiftieth has one
 
 
@@ -108,9 +109,24 @@ def test_fresh_particles_are_those_of_the_last_run():
     trainer = prepared("tb+smc", config)
     train(trainer)
     fresh = trainer.behaviours.fresh
-    assert 0 < len(fresh) <= config.behaviour.smc_particles
-    held = trainer.buffer.x[: len(trainer.buffer)]
+    assert 0 < len(fresh) <= config.passes.particles
+    buffer = trainer.behaviours.buffer
+    held = buffer.x[: len(buffer)]
     assert not bool((held[:, None] == fresh.x[None, :1]).all(-1).any())
+
+
+def test_a_pass_without_any_weight_counts_in_the_running_log_z(monkeypatch):
+    """Its estimate of Z is 0, and leaving it out would raise the mean of the others; the buffer does not want it."""
+    trainer = prepared("tb+smc+iw", dataclasses.replace(SHORT, warm_updates=0, updates=12))
+    behaviours = trainer.behaviours
+    before, held, particles = behaviours.log_z.value, len(behaviours.buffer), SHORT.passes.particles
+    weighed = behaviours.log_z.particles
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.target, "log_prob_and_score", lambda x: (torch.full_like(x[:, 0], -torch.inf), 0.0 * x))
+        behaviours.smc()
+    share = behaviours.log_z.discount * weighed / (behaviours.log_z.discount * weighed + particles)
+    assert behaviours.log_z.value == pytest.approx(before + math.log(share)) and share < 1.0
+    assert behaviours.report.collapsed == 1 and len(behaviours.buffer) == held
 
 
 def test_exploration_ends_after_the_first_half(monkeypatch):
@@ -152,9 +168,8 @@ def test_langevin_guides_by_the_bounded_score():
     expected = 0.5 * limit * torch.tanh(score / limit)
     assert float((score / limit).abs().max()) > 0.5
     torch.testing.assert_close(guided - plain, expected)
-    with pytest.raises(ValueError, match="policy.score"):
-        policy.score = None
-        policy(x, 1)
+    with pytest.raises(ValueError, match="needs the target's score"):
+        make_policy(policy.process, config.policy, config.torsions, seeded(0))
 
 
 def test_a_start_from_scratch_off_the_support_is_refused():
@@ -172,8 +187,8 @@ def test_budgets_in_updates_are_shared_out_by_cost():
     scratch, denoising = apply_arm("tb", config), apply_arm("denoising-only", config)
     assert (scratch.warm_updates, scratch.updates) == (0, 150)
     assert (denoising.warm_updates, denoising.updates) == (450, 0)
-    minutes = apply_arm("tb", dataclasses.replace(config, warm_updates=0, updates=0, minutes=2.0))
-    assert (minutes.warm_updates, minutes.updates, minutes.minutes) == (0, 0, 2.0)
+    minutes = apply_arm("tb", dataclasses.replace(config, warm_updates=None, updates=None, minutes=2.0))
+    assert (minutes.warm_updates, minutes.updates, minutes.minutes) == (0, None, 2.0)
 
 
 def test_unknown_arms_are_named():

@@ -12,8 +12,7 @@ from openmm import unit
 
 from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import load_reference
-from molsampler.molecules.loading.folders import find_system_folder
-from molsampler.molecules.loading.load import load_molecule
+from molsampler.molecules.loading.load import find_system_folder, load_molecule
 
 BOUND = 4.5
 RUNS, STEPS, INTERVAL, FORGOTTEN = 12, 5_000, 50, 1_000  # of 1 fs

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from molsampler.cli.synthetic import main
+from molsampler.cli.synthetic import Options, main
 from molsampler.runs import synthetic
+from molsampler.runs.density import load_samples
 from molsampler.runs.tables import Finished, table
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.synthetic import make_synthetic
@@ -102,22 +103,48 @@ def test_rows_of_training_hold_the_eubo(whole):
     rows = RunDirectory(whole).read_metrics_rows()
     assert [row["phase"] for row in rows] == ["denoising"] * 2 + ["trajectory balance"] * 2
     assert all(float(row["elbo"]) < 0.0 < float(row["eubo"]) for row in rows)  # log Z is 0
-    assert int(rows[1]["evaluations_rollout"]) == 64 + 2 * 200  # weighted rollouts of the warm start, two evaluations
-    # the comparison with the truth is not part of the cost
+    assert int(rows[1]["evaluations_rollout"]) == 64  # weighted rollouts of the warm start
+    # evaluations and the comparison with the truth are not part of the cost
+    assert int(rows[1]["evaluations_analysis"]) == 2 * 200 + 200  # and the EUBO of the row before
     spent = sum(int(rows[-1][f"evaluations_{word}"]) for word in ("prefill", "rollout", "smc", "local_moves"))
-    assert metrics_of(whole)["evaluations"]["value"] == spent
+    assert metrics_of(whole)["evaluations"]["value"] == spent == int(rows[-1]["energy_evaluations"])
+    assert "evaluations_analysis" not in metrics_of(whole)
+
+
+def test_the_learnt_and_the_running_log_z_have_their_names(whole):
+    state, metrics = torch.load(whole / "checkpoint.pt", weights_only=True)["trainer"], metrics_of(whole)
+    assert metrics["log_z_learnt"]["value"] == pytest.approx(float(state["learner"]["log_z"]))
+    running = state["behaviours"]["log_z"]
+    assert metrics["log_z_running"]["value"] == pytest.approx(running["log_sum"] - math.log(running["particles"]))
+    assert abs(metrics["log_z_running"]["value"]) < 1.0 and "smc_ess" in metrics  # log Z is 0
+
+
+def test_an_arm_without_a_trained_twist_has_no_figures_of_smc(tiny, no_pictures, capsys):
+    out = tiny.parent / "pis"
+    assert run(tiny, out, "--arms", "pis") == 0
+    metrics = metrics_of(out)
+    assert not [name for name in metrics if name.startswith("smc_")] and math.isfinite(metrics["elbo"]["value"])
+    assert "log Z by SMC" not in capsys.readouterr().out
+
+
+def test_minutes_in_a_file_stand_above_the_targets_updates(tmp_path):
+    (tmp_path / "short.toml").write_text("[train]\nminutes = 0.5\n")
+    train = Options("gmm25", config=tmp_path / "short.toml").resolve("default", 0).train
+    assert (train.minutes, train.warm_updates, train.updates) == (0.5, None, None)
+    train = Options("gmm25", config=tmp_path / "short.toml").resolve("tb", 0).train
+    assert (train.minutes, train.warm_updates, train.updates) == (0.5, None, None)
 
 
 def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, whole, no_pictures):
     out = tiny.parent / "stopped"
-    evaluate = synthetic.SyntheticJob.row
+    evaluate = synthetic.SyntheticRun.row
 
     def stop_after(self):
         self.stop = self.trainer.done > 30
         return evaluate(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic.SyntheticJob, "row", stop_after)
+        patch.setattr(synthetic.SyntheticRun, "row", stop_after)
         assert run(tiny, out) == 130 and not (out / "metrics.json").exists()
     assert run(tiny, out, "--resume") == 0
     first, second = metrics_of(whole), metrics_of(out)
@@ -149,8 +176,8 @@ def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
     [
         (["gmm41-2d"], ("'gmm41-2d'", "gmm40-2d")),
         (["gmm25", "--arms", "tb+magic"], ("'tb+magic'", "tb+smc+iw")),
-        (["gmm25", "--minutes", "-1"], ("--minutes -1",)),
-        (["gmm25", "--samples", "10"], ("--samples 10", f"{POINTS}")),
+        (["gmm25", "--minutes", "-1"], ("minutes = -1",)),
+        (["gmm25", "--samples", "10"], ("10 samples", f"{POINTS}")),
         (["gmm25", "--arms", "smc-rw", "--config", "few.toml"], ("50 particles", f"{POINTS}")),
     ],
 )
@@ -193,6 +220,10 @@ def test_a_classical_arm_estimates_log_z_with_its_error(tiny):
     estimate = found["log_z_estimate"]
     assert abs(estimate["value"]) < 8.0 * estimate["stderr"] and 0.0 < estimate["stderr"] < 0.3
     assert found["modes_found"]["value"] == 25 and found["evaluations"]["value"] == found["evaluations_smc"]["value"]
+    samples = load_samples(out)
+    assert samples.x.shape == (8 * 256, 2) and samples.weights.sum() == pytest.approx(1.0)
+    difference = samples.log_prob - make_synthetic("gmm25").log_prob(torch.as_tensor(samples.x)).double().numpy()
+    assert np.ptp(difference) < 1e-2
     assert "ess" not in found and (out / "samples.png").is_file() and (out / "config.toml").is_file()
     assert found["training_seconds"]["value"] > 0.0
 
@@ -228,7 +259,9 @@ def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
         "updates": 20,
         "anneal": {"particles": 2048, "last_moves": 20},
         "optimiser": {"warm_rate": 1e-2},
-        "behaviour": {"warm_batch": 1536, "prefill_frames": 8, "moves_every": 100},
+        "batch": {"denoising": 1536},
+        "prefill": {"frames": 8},
+        "moves": {"every": 100},
     }
     found = learnt(tmp_path, target, changes)
     assert found["modes_found"]["value"] == modes
@@ -242,7 +275,7 @@ def test_balance_smc_and_replay_learn_from_scratch(tmp_path):
     """No annealing and no denoising: trajectory balance on rollouts, SMC and replay finds all 25 modes. With the sign
     of the loss or the weights of the buffer broken it does not reach these bounds; untrained, the gap of the ELBO is 53
     in place of 17."""
-    changes = {"warm_updates": 0, "updates": 200, "behaviour": {"batch": 128, "smc_particles": 256}}
+    changes = {"warm_updates": 0, "updates": 200, "batch": {"balance": 128}, "passes": {"particles": 256}}
     found = learnt(tmp_path, "gmm25", changes, "--arms", "tb+smc+iw")
     assert found["modes_found"]["value"] == 25 and found["ess"]["value"] > 0.05
     assert found["eubo_gap"]["value"] < 3.0 and found["elbo_gap"]["value"] < 25.0

@@ -162,7 +162,10 @@ def test_a_directory_that_holds_a_run_is_refused_unless_told(tmp_path) -> None:
     (run / "checkpoint.pt").write_bytes(b"x")
     RunDirectory.claim(path, resume=True).release()
     assert (run / "metrics.csv").exists()
-    RunDirectory.claim(path, overwrite=True).release()
+    run = RunDirectory.claim(path, overwrite=True)
+    assert (run / "metrics.csv").exists()  # until the new run is ready
+    run.clear()
+    run.release()
     assert not any((run / name).exists() for name in RUN_FILES)
     assert (run / "notes.txt").read_text() == "mine"
 

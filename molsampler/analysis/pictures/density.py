@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from molsampler.analysis.pictures.figures import COLOURS, STYLE, save
 from molsampler.analysis.pictures.synthetic import draw_dots
 
 MOST_MARGINALS = 9
-_BINS = 60
+_ACROSS = 3  # marginals in a row
+_BINS = 40
 _TAIL = 0.002  # of the weight, left out of the picture at either end
 
 
@@ -23,32 +26,36 @@ def draw_density_samples(path: str | Path, x: np.ndarray, weights: np.ndarray | 
     """
     dim = x.shape[1]
     shown = min(dim, MOST_MARGINALS)
-    rows = -(-shown // 3)
+    rows = -(-shown // _ACROSS)
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 2.3 * rows + (4.3 if dim > 1 else 0.3)), layout="constrained")
-        above, below = (None, figure) if dim < 2 else figure.subfigures(2, 1, height_ratios=(4.0, 2.3 * rows))
+        figure = Figure(figsize=(8.4, 1.9 * rows + 0.5 + (4.6 if dim > 1 else 0.0)), layout="constrained")
+        above, below = (None, figure) if dim < 2 else figure.subfigures(2, 1, height_ratios=(4.6, 1.9 * rows + 0.5))
         if above is not None:
             _points(above, x, weights)
-        axes = below.subplots(rows, min(shown, 3), squeeze=False).ravel()
+        axes = below.subplots(rows, min(shown, _ACROSS), squeeze=False).ravel()
         for k, axis in enumerate(axes):
-            if k >= shown:
+            if k < shown:
+                _marginal(axis, x[:, k], weights, f"$x_{{{k + 1}}}$")
+            else:
                 axis.set_axis_off()
-                continue
-            edges = np.linspace(*_range(x[:, k], weights), _BINS + 1)
-            axis.hist(x[:, k], edges, density=True, histtype="step", color=COLOURS["raw"], label="raw")
-            if weights is not None:
-                axis.hist(
-                    x[:, k],
-                    edges,
-                    density=True,
-                    weights=weights,
-                    color=COLOURS["reweighted"],
-                    alpha=0.5,
-                    label="reweighted",
-                )
-            axis.set(xlabel=f"$x_{{{k + 1}}}$", yticks=[])
-        axes[0].legend(fontsize=8, frameon=False)
+        rest = f" (the first {shown} of {dim} coordinates)" if shown < dim else ""
+        below.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, title=f"marginals{rest}"
+        )
         save(figure, path)
+
+
+def _marginal(axis: Axes, x: np.ndarray, weights: np.ndarray | None, name: str) -> None:
+    """Histograms of one coordinate, of equal area."""
+    edges = np.linspace(*_range(x, weights), _BINS + 1)
+    if weights is not None:
+        density, _ = np.histogram(x, edges, density=True, weights=weights)
+        axis.stairs(density, edges, fill=True, color=COLOURS["reweighted"], alpha=0.5, label="reweighted")
+    axis.stairs(np.histogram(x, edges, density=True)[0], edges, color=COLOURS["raw"], linewidth=1.2, label="raw")
+    axis.set(xlabel=name, yticks=[], xlim=(edges[0], edges[-1]))
+    axis.set_ylim(bottom=0.0)
+    axis.spines["left"].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def _points(figure: Figure, x: np.ndarray, weights: np.ndarray | None) -> None:

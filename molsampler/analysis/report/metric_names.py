@@ -23,7 +23,7 @@ SIZES = (
         "independent draws from the Boltzmann distribution that they are worth: ess times samples",
     ),
     Figure("reference_frames", "", "frames of the stored reference that the samples are compared with"),
-    Figure("runs", "", "independent runs of sequential Monte Carlo that the samples come from"),
+    Figure("runs", "", "independent SMC passes that the samples come from"),
 )
 
 WEIGHTS = (
@@ -37,7 +37,15 @@ WEIGHTS = (
         "fraction_outside_support", "", "samples of another stereochemistry or impossible geometry; their weight is 0"
     ),
     Figure("log_z_estimate", "", "logarithm of the mean weight: the estimate of log Z"),
-    Figure("log_z_learnt", "", "the scalar log Z that trajectory balance learnt"),
+    Figure(
+        "log_z_running", "", "log of the running mean weight of training rollouts and SMC passes: an estimate of log Z"
+    ),
+    Figure(
+        "log_z_learnt",
+        "",
+        "the learnt scalar: what minimises the residuals of balance over all that was trained on; it ends between elbo "
+        "and eubo, for molecules 0.1 to 0.5 above log Z",
+    ),
     Figure("elbo", "", "mean log-weight of the samples on the support: a lower bound of log Z"),
     Figure("eubo", "", "mean log-weight of trajectories noised from reference frames: an upper bound of log Z"),
     Figure(
@@ -106,10 +114,11 @@ AVERAGES = (
 RUN = (
     Figure("training_seconds", "s", "wall time of training"),
     Figure("seconds_<stage>", "s", "wall time of another stage of the run: set-up, sampling, analysis"),
-    Figure("evaluations", "", "evaluations of the molecule's energy, all purposes together"),
-    Figure("evaluations_<purpose>", "", "evaluations of the molecule's energy for one purpose, md among them"),
-    Figure("skipped_updates", "", "updates left out because their loss was not finite"),
-    Figure("smc_distinct_ancestors", "", "distinct ancestors at the end of a run of sequential Monte Carlo, mean"),
+    Figure("updates", "", "updates made, of denoising and of the objective"),
+    Figure("skipped_updates", "", "updates left out because their loss or a gradient was not finite"),
+    Figure("evaluations", "", "evaluations of the molecule's energy that training cost; looking does not count"),
+    Figure("evaluations_<purpose>", "", "of these, for one purpose: md, prefill, rollout, smc, local_moves, guidance"),
+    Figure("smc_distinct_ancestors", "", "prior draws of a pass that have descendants among its particles, mean"),
 )
 
 GROUPS = {

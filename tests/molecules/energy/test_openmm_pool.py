@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -127,26 +126,35 @@ def test_a_system_that_openmm_cannot_set_up_is_told_in_its_words():
         OpenMMPool(openmm.XmlSerializer.serialize(system), "Reference", {}, workers=1)
 
 
+ENDS = {"": 0, "raise SystemExit(3)": 3, "os.kill(os.getpid(), 9)": -9}  # of a program, and its status
 SCRIPT = """
-import os, sys
+import os
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.loading.load import load_molecule
 import torch
 molecule = load_molecule({folder!r})
+for end in {ends!r}:
+    program = os.fork()
+    if program == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]), flush=True)
+else:
+    raise SystemExit
 energy = OpenMMEnergy(molecule, "CPU", workers=2)
 energy.energy(torch.from_numpy(molecule.positions)[None])
 print(*energy.worker_ids, flush=True)
-{end}
+exec(end)
 """
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "os.kill(os.getpid(), 9)"], ids=["end", "exit", "kill -9"])
-def test_nothing_is_left_behind_when_the_program_ends(end):
-    """Run from stdin, where the main module cannot be imported a second time."""
-    code = textwrap.dedent(SCRIPT).format(folder=str(DATA / "peptide"), end=end)
+def test_nothing_is_left_behind_when_the_program_ends():
+    """Run from stdin, where the main module cannot be imported a second time; three programs forked from one."""
+    code = SCRIPT.format(folder=str(DATA / "peptide"), ends=list(ENDS))
     done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=60)
-    pids = [int(word) for word in done.stdout.split()]
-    assert len(pids) == 2, done.stderr
+    lines = [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
+    assert [len(workers) for workers in lines[::2]] == [2, 2, 2], done.stderr
+    assert [status for (status,) in lines[1::2]] == list(ENDS.values())
+    pids = [pid for workers in lines[::2] for pid in workers]
     deadline = time.monotonic() + 5.0
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
