@@ -170,17 +170,21 @@ def test_passes_enter_the_buffer_and_the_estimate_and_collapsed_ones_do_not():
 
 
 def test_without_a_buffer_replay_takes_the_last_pass():
-    own = behaviours(TwoWells(LOG_Z), replay={"draw": "none"}, explorers={"share": 0.0})
+    """All of it and nothing of the passes before it, though particles of zero weight leave room."""
+    own = behaviours(TwoWells(LOG_Z, wall=-0.5), replay={"draw": "none"}, explorers={"share": 0.0})
     own.on_policy(20)
     assert not own.keeps
     first = {tuple(row) for row in own.draw(200)[0].tolist()}
-    assert first <= {tuple(row) for row in own.buffer.x[:20].tolist()}  # nothing fresher yet
-    for _ in range(2):
+    n = len(own.buffer)
+    assert first <= {tuple(row) for row in own.buffer.x[:n].tolist()}  # nothing fresher yet
+    before: set[tuple[float, ...]] = set()
+    for _ in range(3):
         own.smc()
-        last = own.fresh.x[: len(own.fresh)].clone()
-        assert len(own.fresh) == CONFIG.passes.particles and len(own.buffer) == 20
-        drawn = {tuple(row) for row in own.draw(200)[0].tolist()}
-        assert drawn <= {tuple(row) for row in last.tolist()}
+        assert 0 < len(own.fresh) < CONFIG.passes.particles and len(own.buffer) == n
+        drawn = {tuple(row) for row in own.draw(400)[0].tolist()}
+        assert drawn <= {tuple(row) for row in own.fresh.x[: len(own.fresh)].tolist()}
+        assert drawn.isdisjoint(before | first)
+        before |= drawn
 
 
 def test_explorers_give_their_share_of_the_training_states():
