@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     of two threads each would wait for each other."""
     for name in _THREADS:
         os.environ.setdefault(name, "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for two threads, they do not spin
     # torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
