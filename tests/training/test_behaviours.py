@@ -165,7 +165,14 @@ def test_passes_enter_the_buffer_and_the_estimate_and_collapsed_ones_do_not():
     nowhere = behaviours(TwoWells(wall=9.0))
     nowhere.smc()
     assert len(nowhere.buffer) == 0 and nowhere.report.collapsed == 1 and nowhere.report.passes == 0
-    assert math.isnan(nowhere.log_z.value)
+    assert nowhere.log_z.value == -math.inf  # a collapsed pass estimates Z to be 0
+    value = own.log_z.value
+    own.target.wall = 9.0
+    own.smc()
+    assert own.log_z.value == pytest.approx(value + math.log(own.log_z.discount / (1.0 + own.log_z.discount)))
+    broken = behaviours(TwoWells(math.nan))
+    broken.smc()
+    assert broken.report.collapsed == 1 and math.isnan(broken.log_z.value)  # a broken one estimates nothing
     assert own.take_report().passes == 1 and own.take_report().passes == 0
 
 
