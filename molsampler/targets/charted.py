@@ -53,8 +53,9 @@ class Charted(Target):
             log_r, score = self.base.log_prob_and_score(natural.detach())
             (pulled,) = torch.autograd.grad((natural * score).sum() + log_det.sum(), z)
         log_r = log_r + log_det.detach()
-        good = ~torch.isposinf(log_r) & torch.isfinite(natural.detach()).all(-1) & torch.isfinite(pulled).all(-1)
-        log_r = torch.where(good | torch.isnan(log_r), log_r, -torch.inf)
+        reached = torch.isfinite(natural.detach()).all(-1)
+        good = reached & ~torch.isposinf(log_r) & torch.isfinite(pulled).all(-1)
+        log_r = torch.where(good | (reached & torch.isnan(log_r)), log_r, -torch.inf)
         return log_r, torch.where((good & torch.isfinite(log_r))[:, None], pulled, 0.0)
 
     def sample(self, generator: torch.Generator, n: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -61,14 +62,14 @@ def as_target(given: Any) -> Target:
     else:
         log_prob = getattr(given, "log_prob", None)
         dim = getattr(given, "dim", getattr(getattr(given, "space", None), "dim", None))
-        if not callable(log_prob) or not isinstance(dim, int):
+        if not callable(log_prob) or not isinstance(dim, Integral):  # NumPy's too
             raise InputError(
                 f"{type(given).__name__} is no target: give an object with log_prob(x), (B, dim) -> (B,), and dim, "
                 f"or a "
                 "molsampler.Density"
             )
         known = {name: getattr(given, name) for name in ("centre", "extent", "log_z", "name") if hasattr(given, name)}
-        target = Density(log_prob, dim, **known)
+        target = Density(log_prob, int(dim), **known)
     if target.space.count(Circle):
         raise InputError(
             f"the target has {target.space.count(Circle)} angles; densities of one's own live on the line for now"
@@ -110,7 +111,10 @@ def _try(target: Target) -> None:
 
 
 def _vector(value: Any, dim: int, what: str) -> Tensor:
-    vector = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        vector = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        vector = torch.full((1,), torch.nan)
     if vector.ndim > 1 or vector.numel() not in (1, dim) or not bool(torch.isfinite(vector).all()):
         raise InputError(f"the {what} {value!r} is not usable: give a finite number, or {dim} of them")
     return vector.expand(dim).clone()

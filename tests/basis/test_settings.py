@@ -78,8 +78,22 @@ def test_change_reaches_tables_however_deep_and_leaves_the_rest():
     assert top == Top() and changed.outer.inner.share == 0.5
     assert change(top) == top
     assert change(top, outer=Outer(mode="slow")).outer.mode == "slow"  # a table as a whole
-    with pytest.raises(TypeError):
-        change(top, outer={"sise": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outer": {"inner": {"sise": 1}}}, "unknown setting 'sise'; known are size, share, kind"),
+        ({"inner": {}}, "unknown setting 'inner'; known are name, outer"),
+        ({"outer": 3}, "'outer' = 3 does not fit: give a dict for a table, and a value for a setting"),
+        ({"name": {}}, "'name' = {} does not fit: give a dict for a table, and a value for a setting"),
+        ({"name": Inner()}, f"'name' = {Inner()!r} does not fit: give a dict for a table, and a value for a setting"),
+    ],
+)
+def test_changes_that_fit_no_setting_are_refused(changes, message):
+    with pytest.raises(InputError) as error:
+        change(Top(), **changes)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.space import Space
 from molsampler.targets.charted import Charted, first_coordinates
 from molsampler.targets.coordinates.affine import Affine
 from molsampler.targets.coordinates.sinh import Sinh
@@ -16,6 +17,7 @@ from molsampler.targets.density import start_of
 from molsampler.targets.gaussian_mixture import gmm25
 from molsampler.targets.many_well import ManyWell
 from molsampler.targets.synthetic import make_synthetic
+from molsampler.targets.target import Target
 from tests.stochastic import assert_mean, seeded
 from tests.targets.analytic import Gaussian, TwoWells
 
@@ -131,11 +133,34 @@ def test_what_is_fitted_to_samples_standardises_others(kind):
     assert charted.log_z == target.log_z and charted.counter is target.counter
 
 
+class Wave(Target):
+    """Bounded, and no number at infinity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = Space.of(2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return (x + 1.0).cos().sum(-1)
+
+
+class Flat(Wave):
+    """Finite everywhere, with a score of its own."""
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x[:, 0]), torch.ones_like(x)
+
+
+OVERFLOWN = {"student": lambda: make_synthetic("student-2d"), "wave": Wave, "flat": Flat}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_where_sinh_overflows_there_is_no_density(dtype):
-    target = make_synthetic("student-2d")
+@pytest.mark.parametrize("name", list(OVERFLOWN))
+def test_where_sinh_overflows_there_is_no_density(name, dtype):
+    """Whatever the base makes of infinite states."""
+    target = OVERFLOWN[name]()
     charted = Charted(target, Sinh(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.3])))
-    z = torch.tensor([[0.0, 0.0], [2000.0, 0.0], [0.0, -1e4]], dtype=dtype)
+    z = torch.tensor([[0.1, 0.1], [2000.0, 0.0], [0.0, -1e4]], dtype=dtype)
     log_r, score = charted.log_prob_and_score(z)
     assert bool(torch.isfinite(log_r[0])) and bool((score[0] != 0.0).all())
     assert bool(torch.isneginf(log_r[1:]).all()) and bool((score[1:] == 0.0).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ def test_objects_that_are_let_in():
     # a space in place of a dimension; what is not named is left out
     by_space = as_target(SimpleNamespace(log_prob=normal, space=Space.of(4)))
     assert by_space.space.count(Line) == 4 and by_space.extent.tolist() == [1.0] * 4
+    by_space = as_target(SimpleNamespace(log_prob=normal, dim=np.int64(3)))
+    assert by_space.space == Space.of(3)
     # -inf here and there is a support, not a fault
     half = Density(lambda x: torch.where(x[:, 0] > 0.0, normal(x), -torch.inf), 2)
     assert as_target(half) is half
@@ -128,11 +131,20 @@ REFUSED = {
         lambda: Density(normal, 2, extent=float("inf")),
         "the extent inf is not usable: give a finite number, or 2 of them",
     ),
+    "no number": (
+        lambda: Density(normal, 2, centre="left"),
+        "the centre 'left' is not usable: give a finite number, or 2 of them",
+    ),
     "a matrix": (
         lambda: Density(normal, 1, extent=[[1.0]]),
         "the extent [[1.0]] is not usable: give a finite number, or 1 of them",
     ),
 }
+
+
+def test_a_density_for_float64_alone_is_refused():
+    with pytest.raises(InputError, match=r"^log_prob of Density fails on states \(64, 2\) in float32: .*dtype"):
+        as_target(Density(lambda x: normal(x @ torch.eye(2, dtype=torch.float64)), 2))
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

@@ -165,22 +165,33 @@ def test_passes_enter_the_buffer_and_the_estimate_and_collapsed_ones_do_not():
     nowhere = behaviours(TwoWells(wall=9.0))
     nowhere.smc()
     assert len(nowhere.buffer) == 0 and nowhere.report.collapsed == 1 and nowhere.report.passes == 0
-    assert math.isnan(nowhere.log_z.value)
+    assert nowhere.log_z.value == -math.inf  # a collapsed pass estimates Z to be 0
+    value = own.log_z.value
+    own.target.wall = 9.0
+    own.smc()
+    assert own.log_z.value == pytest.approx(value + math.log(own.log_z.discount / (1.0 + own.log_z.discount)))
+    broken = behaviours(TwoWells(math.nan))
+    broken.smc()
+    assert broken.report.collapsed == 1 and math.isnan(broken.log_z.value)  # a broken one estimates nothing
     assert own.take_report().passes == 1 and own.take_report().passes == 0
 
 
 def test_without_a_buffer_replay_takes_the_last_pass():
-    own = behaviours(TwoWells(LOG_Z), replay={"draw": "none"}, explorers={"share": 0.0})
+    """All of it and nothing of the passes before it, though particles of zero weight leave room."""
+    own = behaviours(TwoWells(LOG_Z, wall=-0.5), replay={"draw": "none"}, explorers={"share": 0.0})
     own.on_policy(20)
     assert not own.keeps
     first = {tuple(row) for row in own.draw(200)[0].tolist()}
-    assert first <= {tuple(row) for row in own.buffer.x[:20].tolist()}  # nothing fresher yet
-    for _ in range(2):
+    n = len(own.buffer)
+    assert first <= {tuple(row) for row in own.buffer.x[:n].tolist()}  # nothing fresher yet
+    before: set[tuple[float, ...]] = set()
+    for _ in range(3):
         own.smc()
-        last = own.fresh.x[: len(own.fresh)].clone()
-        assert len(own.fresh) == CONFIG.passes.particles and len(own.buffer) == 20
-        drawn = {tuple(row) for row in own.draw(200)[0].tolist()}
-        assert drawn <= {tuple(row) for row in last.tolist()}
+        assert 0 < len(own.fresh) < CONFIG.passes.particles and len(own.buffer) == n
+        drawn = {tuple(row) for row in own.draw(400)[0].tolist()}
+        assert drawn <= {tuple(row) for row in own.fresh.x[: len(own.fresh)].tolist()}
+        assert drawn.isdisjoint(before | first)
+        before |= drawn
 
 
 def test_explorers_give_their_share_of_the_training_states():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -92,6 +93,28 @@ def test_the_sampler_is_the_averaged_policy_and_follows_training():
     torch.testing.assert_close(sampler.log_twist(x, 2), trainer.log_twist(x, 2))
     train(trainer)
     assert not torch.equal(sampler.draw(50, seeded(0)).x, drawn.x)
+
+
+@pytest.mark.parametrize("objective", get_args(get_type_hints(TrainConfig)["objective"]))
+def test_every_objective_trains_what_it_says(objective):
+    """The policy and log Z always, the twist but for reverse KL, whose sampler therefore refuses SMC."""
+    trainer = train(make(change(SHORT, objective=objective)), SHORT.warm_updates + 1)
+    parts = (trainer.learner.policy, trainer.learner.twist)
+    before = [[p.detach().clone() for p in part.parameters()] for part in parts]
+    log_z = trainer.learner.log_z.item()
+    train(trainer)
+    changed = [
+        any(not torch.equal(a, p) for a, p in zip(old, part.parameters(), strict=True))
+        for old, part in zip(before, parts, strict=True)
+    ]
+    assert changed == [True, objective != "reverse_kl"] and trainer.learner.log_z.item() != log_z
+    assert math.isfinite(trainer.last_loss) and not trainer.learner.skipped
+    sampler = trainer.sampler()
+    if objective == "reverse_kl":
+        with pytest.raises(InputError, match="^the twist of this run was not trained"):
+            sampler.smc(2 * SMC_PASSES, seeded(0))
+    else:
+        assert len(sampler.smc(2 * SMC_PASSES, seeded(0)).x) == 2 * SMC_PASSES
 
 
 # what looks never touches what learns ---------------------------------------------------------------------------------
@@ -264,6 +287,8 @@ def test_a_target_that_breaks_poisons_nothing(poison, partial_energy):
     row = trainer.evaluate()
     assert_finite(trainer)
     assert math.isfinite(row["log_z"]) and math.isfinite(row["log_z_estimate"]) and 0 < row["ess"] <= 1
+    seen = target.sample(seeded(1), 20).float()
+    assert bool(torch.isfinite(trainer.log_twist(seen, 2)).all())  # DESIGN: F is finite everywhere
     assert math.isfinite(row["log_z_running"]) or poison in ("nan", "inf")  # there every batch has one that breaks
     if poison == "-inf":
         assert row["outside_support"] > 0.1 and not trainer.learner.skipped  # no fault: outside the support
