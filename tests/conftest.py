@@ -13,7 +13,7 @@ import pytest
 _FLAGS = {"slow": "--slow", "gpu": "--gpu"}
 
 # Here, before numpy or torch is imported by any other conftest, and for every process that is started from this one:
-# one thread each, for two workers of two threads would wait for each other; where a test asks for two, they do not spin.
+# one thread each, for two workers of two threads would wait for each other. Where a test asks for two, none spins.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
