@@ -274,11 +274,15 @@ def learnt(tmp_path: Path, target: str, changes: dict, *more: str) -> dict:
 
 @pytest.mark.usefixtures("figures_of_weights_only")
 @pytest.mark.parametrize(
-    ("target", "modes", "warm", "ess", "eubo"), [("gmm40-2d", 40, 300, 0.1, 1.8), ("gmm25", 25, 150, 0.2, 1.2)]
+    ("target", "modes", "warm", "elbo", "eubo"), [("gmm40-2d", 40, 300, 10.0, 1.8), ("gmm25", 25, 150, 5.0, 1.2)]
 )
-def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
-    """Annealing and denoising: every mode, log Z by importance weights within 4.5 of its standard errors, and an ESS
-    and an EUBO that an untrained policy is far from. (Of eight seeds the worst had 0.15 and 1.4, 0.32 and 0.8.)"""
+def test_the_core_learns_mixtures(tmp_path, target, modes, warm, elbo, eubo):
+    """Annealing and denoising: every mode, log Z by importance weights within 4.5 of its standard errors, of which the
+    largest allowed is that of an ESS of 0.024, and gaps of the two bounds that an untrained policy is far from.
+
+    Over 8 and 16 seeds the gap of the ELBO was 4.5 (4) and 1.9 (1), that of the EUBO 1.21 (3) and 0.72 (4), in brackets
+    the standard deviation in the last digit; after one update of denoising they are 54 and 13, 2.7 and 1.9. The ESS
+    itself is no measure here: one heavy weight took it from 0.2 to 0.06."""
     changes = {
         "warm_updates": warm,
         "updates": 20,
@@ -292,14 +296,14 @@ def test_the_core_learns_mixtures(tmp_path, target, modes, warm, ess, eubo):
     assert found["modes_found"]["value"] == modes
     log_z = found["log_z_estimate"]
     assert log_z["stderr"] < 0.1 and abs(log_z["value"]) < 4.5 * log_z["stderr"]
-    assert found["ess"]["value"] > ess and found["eubo_gap"]["value"] < eubo
+    assert found["elbo_gap"]["value"] < elbo and found["eubo_gap"]["value"] < eubo
 
 
 @pytest.mark.usefixtures("figures_of_weights_only")
 def test_balance_smc_and_replay_learn_from_scratch(tmp_path):
     """No annealing and no denoising: trajectory balance on rollouts, SMC and replay finds all 25 modes. With the sign
-    of the loss or the weights of the buffer broken it does not reach these bounds; untrained, the gap of the ELBO is 53
-    in place of 17."""
+    of the loss or the weights of the buffer broken it does not reach these bounds. Over 16 seeds the gap of the ELBO
+    was 15.9 with a standard deviation of 0.9; untrained it is 53."""
     changes = {"warm_updates": 0, "updates": 200, "batch": {"balance": 128}, "passes": {"particles": 256}}
     found = learnt(tmp_path, "gmm25", changes, "--arms", "tb+smc+iw")
     assert found["modes_found"]["value"] == 25 and found["ess"]["value"] > 0.05
