@@ -11,7 +11,14 @@ import os
 import pytest
 
 _FLAGS = {"slow": "--slow", "gpu": "--gpu"}
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS")
+
+# Here, before numpy or torch is imported by any other conftest, and for every process that is started from this one:
+# one thread each, for two workers of two threads would wait for each other. Where a test asks for two, none spins.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,16 +39,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         option.numprocesses = min(cores, 8)  # more would wait for the longest test
         option.dist = "worksteal"  # neighbours, which share fixtures, stay together
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Before anything imports numpy or torch, and for all that is started from here: one thread a process. Two workers
-    of two threads each would wait for each other."""
-    for name in _THREADS:
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for two threads, they do not spin
-    # torch.compile takes the processor's word on its vector instructions: trying each out is six runs of the compiler
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
