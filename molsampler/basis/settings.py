@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -56,9 +56,9 @@ def setting(default: Any, text: str, *, needs: dict[str, Any] | None = None, **a
     )
 
 
-def table(config: type, text: str) -> Any:
-    """A field that holds a table of settings, made with their defaults."""
-    return dataclasses.field(default_factory=config, metadata={"about": About(text)})
+def table(make: Callable[[], Any], text: str) -> Any:
+    """A field that holds a table of settings, as `make` gives it."""
+    return dataclasses.field(default_factory=make, metadata={"about": About(text)})
 
 
 def change(config: Any, **parts: Any) -> Any:

@@ -43,7 +43,7 @@ def describe(understood: Understanding, preset_name: str) -> list[str]:
         *_energies(understood),
         *_speed(understood),
         *_standardisation(understood),
-        _schedule(preset_name, preset(preset_name)),
+        _schedule(preset_name, preset(preset_name), chart),
         *(describe_warnings(understood.warnings) or ["no warnings"]),
     ]
 
@@ -79,9 +79,11 @@ def _standardisation(understood: Understanding) -> list[str]:
     ]
 
 
-def _schedule(name: str, config: RunConfig) -> str:
+def _schedule(name: str, config: RunConfig, chart: Chart) -> str:
     train = config.train
     length = f"{train.minutes:g} minutes of training, of these {train.warm_share:.0%} denoising"
     if train.warm_updates is not None and train.updates is not None:
         length = f"{train.warm_updates:,} updates of denoising and {train.updates:,} of balance"
-    return f"schedule (preset {name}): {train.schedule.n_steps} steps, {length}; {config.samples:,} samples"
+    first = f"{chart.n_soft} torsions one by one, then " if train.schedule.torsions == "first" and chart.n_soft else ""
+    steps = f"{first}{train.schedule.n_steps} steps of diffusion"
+    return f"schedule (preset {name}): {steps}; {length}; {config.samples:,} samples"

@@ -55,8 +55,8 @@ class Options:
     """Results only: no progress bars, no notes."""
 
     def resolve(self, system: str) -> RunConfig:
-        """The configuration of a new run: preset, then file, then flags."""
-        config = dataclasses.replace(preset(self.preset or "cpu"), system=system)
+        """The configuration of a new run: preset, then file, then flags; the system is the one that was named."""
+        config = preset(self.preset or "cpu")
         if self.config is not None:
             config = with_file(config, self.config)
         if self.seed is not None:
@@ -66,7 +66,7 @@ class Options:
         named = self.named()
         if self.platform is not None:
             named["backend"] = "openmm"
-        return dataclasses.replace(config, **named)
+        return dataclasses.replace(config, system=system, **named)
 
     def named(self) -> dict[str, Any]:
         """The flags given that are settings of the configuration by the same name."""

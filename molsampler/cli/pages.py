@@ -18,6 +18,7 @@ from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PRESETS
 from molsampler.runs.synthetic_config import SyntheticConfig
 from molsampler.store.atomic import write_text
+from molsampler.training.config import TrainConfig
 from molsampler.training.rows import COLUMNS
 
 _SETTINGS = """# Settings
@@ -46,8 +47,8 @@ _OWN = (
     ("A density of one's own", "`molsampler.start(target=...)`, see [DENSITIES.md](DENSITIES.md)", DensityConfig),
     (
         "A synthetic target",
-        "`scripts/run_synthetic.py`; `molsampler/runs/synthetic_config.py` has what each target changes of these and "
-        "of [train]",
+        "`scripts/run_synthetic.py`; `molsampler/runs/synthetic_config.py` has what a target changes of these and of "
+        "[train]",
         SyntheticConfig,
     ),
 )
@@ -86,7 +87,8 @@ def settings_page() -> str:
     for title, where, config in _OWN:
         parts.append(f"## {title}\n\n{where}\n")
         parts += [_table_of(path, kind) for path, kind in _tables(config) if not path.startswith("train")]
-    parts.append("## Training\n\nThe same for all of them.\n")
+    changed = ", ".join(_changes(RunConfig().train, TrainConfig(), "train."))
+    parts.append(f"## Training\n\nThe same for all of them, but a run on a molecule begins with {changed}.\n")
     parts += [_table_of(path, kind) for path, kind in _tables(RunConfig) if path.startswith("train")]
     parts.append(_presets())
     return "\n".join(parts)
@@ -179,12 +181,17 @@ def _wanted(wanted: Any) -> str:
 
 def _presets() -> str:
     """What each preset changes of the defaults."""
-    parts = ["## Presets\n\nOf a run on a molecule; what they change of the defaults above.\n"]
-    defaults = {name: value for name, _, _, value in walk(RunConfig())}
+    parts = ["## Presets\n\nOf a run on a molecule; what they change of what it begins with.\n"]
     for name, make in PRESETS.items():
-        changed = [f"`{key}` {_value(value)}" for key, _, _, value in walk(make()) if value != defaults[key]]
+        changed = _changes(make(), RunConfig())
         parts.append(f"- **{name}**: {make.__doc__} {', '.join(changed) or 'The defaults themselves'}.")
     return "\n".join(parts) + "\n"
+
+
+def _changes(config: Any, defaults: Any, path: str = "") -> list[str]:
+    """What a configuration has that its defaults have not."""
+    known = {name: value for name, _, _, value in walk(defaults)}
+    return [f"`{path}{name}` {_value(value)}" for name, _, _, value in walk(config) if value != known[name]]
 
 
 def _markdown(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

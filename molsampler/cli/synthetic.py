@@ -18,6 +18,7 @@ from molsampler.runs.loop import with_file, with_minutes
 from molsampler.runs.methods import find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
+from molsampler.store.checkpoint import read_checkpoint
 from molsampler.store.config_file import read_toml
 
 
@@ -115,6 +116,8 @@ def _check_same(config: SyntheticConfig, out: Path) -> None:
     """InputError where the run in `out` is another than the one asked for."""
     if not (out / "config.toml").is_file():
         return
+    if (out / "checkpoint.pt").is_file():
+        read_checkpoint(out / "checkpoint.pt")  # of an older format, whose configuration has other keys
     held = read_toml(out / "config.toml", SyntheticConfig())
     asked, there = ((c.target, c.arm, c.train.seed) for c in (config, held))
     if asked != there:

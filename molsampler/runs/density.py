@@ -91,11 +91,12 @@ class DensityRun(TrainingRun):
 @dataclass(frozen=True)
 class DensitySamples:
     """x : (n, D) in the target's own coordinates, and (n,) float64 log_weights (-inf off the support), log_prob (log R
-    on the standardised coordinates), group (SMC pass, or None)."""
+    on the standardised coordinates; None where a classical arm of version 0.1.0 wrote none), group (SMC pass, or
+    None)."""
 
     x: np.ndarray
     log_weights: np.ndarray
-    log_prob: np.ndarray
+    log_prob: np.ndarray | None = None
     group: np.ndarray | None = None
 
     @property

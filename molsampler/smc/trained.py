@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -108,7 +109,11 @@ class TrainedSampler:
 
 
 def check_samples(n: int, sampler: str) -> None:
-    """InputError where n samples are too few for the sampler ("policy" or "smc")."""
+    """InputError where n samples are too few for the sampler, or it is none of "policy" and "smc"."""
+    if sampler not in ("policy", "smc"):
+        raise InputError(f"unknown sampler {sampler!r}; choose 'policy' or 'smc'")
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise InputError(f"{n!r} is no number of samples: give a whole number")
     if n < 1:
         raise InputError(f"{n} samples were asked for: ask for at least 1")
     if sampler == "smc" and n < 2 * SMC_PASSES:

@@ -153,7 +153,7 @@ def test_new_refuses_in_one_line_and_makes_nothing(tmp_path, monkeypatch, capsys
 
 def test_seed_and_flags_stand_above_file_and_preset(tmp_path):
     path = tmp_path / "few.toml"
-    path.write_text("samples = 33\n[train]\nseed = 5\nupdates = 7\nwarm_updates = 8\n")
+    path.write_text('samples = 33\nsystem = "gly"\n[train]\nseed = 5\nupdates = 7\nwarm_updates = 8\n')
     options = cli.Options(preset="smoke", config=path, seed=9)
     config = options.resolve("aldp")
     assert (config.samples, config.train.seed, config.train.updates, config.system) == (33, 9, 7, "aldp")

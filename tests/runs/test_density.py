@@ -308,8 +308,9 @@ def test_a_run_belongs_to_its_density(tmp_path):
     with started(out) as run:
         run.train()
         run.sample(64)
-        with pytest.raises(molsampler.InputError, match="0 samples"):
-            run.sample(0)
+        for n, sampler, words in ((0, None, "0 samples"), (1.5, None, "1.5 is no number"), (9, "gibbs", "'gibbs'")):
+            with pytest.raises(molsampler.InputError, match=words):
+                run.sample(n, sampler)
     before = contents(out)
     other = molsampler.Density(lambda x: log_gaussian(x - 1.0), 2, centre=[2.0, 0.0], extent=2.0)
     with pytest.raises(molsampler.InputError, match="a run on another density"):
@@ -328,6 +329,8 @@ def test_a_run_belongs_to_its_density(tmp_path):
 def test_damaged_or_missing_samples_are_told(tmp_path):
     with pytest.raises(molsampler.InputError, match="holds no samples"):
         molsampler.load_samples(tmp_path)
+    np.savez(tmp_path / "samples.npz", x=np.zeros((3, 2)), log_weights=np.zeros(3))  # of a classical arm of 0.1.0
+    assert molsampler.load_samples(tmp_path).log_prob is None
     (tmp_path / "samples.npz").write_bytes(b"PK torn")
     with pytest.raises(molsampler.InputError, match="cannot be read.*draw them again"):
         molsampler.load_samples(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import molsampler
+from molsampler.analysis.report.metric_names import find
 from molsampler.cli import main as cli
 from molsampler.runs import molecule, results
 from molsampler.smc.trained import SMC_PASSES
@@ -62,6 +63,7 @@ def test_the_learnt_and_the_running_log_z_have_their_names(finished):
     assert metrics["updates"]["value"] == 16
     spent = {name: metrics[name]["value"] for name in metrics if name.startswith("evaluations_")}
     assert metrics["evaluations"]["value"] == sum(spent.values()) and "evaluations_analysis" not in spent
+    assert [name for name in metrics if find(name) is None] == []  # docs/METRICS.md has them all
 
 
 def learnt(run: molsampler.Run) -> dict:

@@ -62,6 +62,7 @@ def test_the_system_may_be_named_in_any_way(finished, monkeypatch):
 
 
 @pytest.mark.usefixtures("plain_analysis")
+@pytest.mark.usefixtures("plain_analysis")
 def test_threads_device_samples_and_sampler_are_honoured_and_kept(finished):
     assert resumed(finished, "--threads", "2", "--device", "cpu", "--samples", "130", "--sampler", "smc") == 0
     assert torch.get_num_threads() == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from molsampler.runs.tables import Finished, table
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.synthetic import make_synthetic
 from tests import tiny as tiny_config
+from tests.folders import contents
 
 POINTS = 500  # that distances are taken between
 
@@ -119,6 +122,13 @@ def test_the_learnt_and_the_running_log_z_have_their_names(whole):
     assert abs(metrics["log_z_running"]["value"]) < 1.0 and "smc_ess" in metrics  # log Z is 0
 
 
+def test_every_figure_is_documented(whole):
+    page = (Path(__file__).parents[2] / "docs" / "METRICS.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([a-z_0-9*]+)`", page.split("## Synthetic targets")[1]))
+    said = documented | {f"{name}_std" for name in documented if name.endswith("_floor")}
+    assert not [name for name in metrics_of(whole) if name not in said and f"{name.split('_')[0]}_*" not in said]
+
+
 def test_an_arm_without_a_trained_twist_has_no_figures_of_smc(tiny, no_pictures, capsys):
     out = tiny.parent / "pis"
     assert run(tiny, out, "--arms", "pis") == 0
@@ -162,6 +172,21 @@ def test_a_run_is_not_taken_for_another(tiny, whole, capsys):
     told = capsys.readouterr().err
     assert "arm 'default', seed 0" in told and "seed 3 were asked for" in told and "of target 'gmm25'" in told
     assert not (whole.parent / "other").exists()
+
+
+def test_a_run_of_an_older_format_is_refused_in_one_sentence(tiny, whole, tmp_path, capsys):
+    """Its configuration has other keys, its checkpoint no format; its samples are read all the same."""
+    old = Path(shutil.copytree(whole, tmp_path / "old"))
+    state = torch.load(old / "checkpoint.pt", weights_only=True)
+    del state["format"], state["kind"]
+    torch.save({**state, "version": "0.1.0"}, old / "checkpoint.pt")
+    with open(old / "config.toml", "a") as handle:
+        handle.write("[train.behaviour]\nbatch = 256\n")
+    before = contents(old)
+    assert run(tiny, old, "--resume") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "format 1, written by molsampler 0.1.0" in line and contents(old) == before
+    assert len(load_samples(old).x) == 1000
 
 
 def test_runs_are_not_overwritten_unasked(tiny, whole, capsys):
