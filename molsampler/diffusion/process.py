@@ -111,6 +111,11 @@ class NoisingProcess(Process):
     def log_reference(self, x: Tensor, n: Steps) -> Tensor:
         if not self.pinned:
             return self.space.log_prior(x)
+        if isinstance(n, int):
+            return self._log_reference(x, n) if n else torch.zeros_like(x[..., 0])
+        return torch.where(n[:, None] > 0, self._log_reference(x, n), 0.0)
+
+    def _log_reference(self, x: Tensor, n: Steps) -> Tensor:
         var = rows(self.reference_var, n)
         return -0.5 * (x.square() / var + var.log() + LOG_2PI).sum(-1)
 

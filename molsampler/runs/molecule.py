@@ -31,10 +31,11 @@ from molsampler.training.trainer import Trainer
 
 MOLECULE_TRAIN = change(
     TrainConfig(),
-    schedule={"n_steps": 8, "torsions": "first"},
+    warm_share=0.4,
+    schedule={"n_steps": 12, "torsions": "first"},
     smc={"chunk": 4},
-    optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 3e-4},
-    batch={"denoising": 6144},
+    optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 1e-3},
+    batch={"denoising": 8160},
     moves={"every": 100},
     rollouts={"every": 40},
 )

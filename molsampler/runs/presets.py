@@ -57,6 +57,7 @@ def _paper() -> RunConfig:
         device="cuda",
         train={
             "minutes": 240.0,
+            "warm_share": 0.75,
             "precision": "float32",
             "schedule": {"n_steps": 128, "torsions": "joint"},
             "policy": {"width": 1024},

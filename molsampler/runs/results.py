@@ -21,12 +21,17 @@ from molsampler.smc.trained import check_samples
 
 EUBO_FRAMES = 1000  # of the reference
 _MINIMISATION = 1000  # steps
-METHOD = (
-    "A diffusion policy draws conformations in internal coordinates, step by step from noise; a twist network gives "
-    "the intermediate targets of sequential Monte Carlo. Both were trained from the energy alone: a denoising warm "
-    "start on states annealed from the prior, then trajectory balance on the policy's rollouts, on replayed states and "
-    "on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv 2510.11711). Each sample has an "
-    "importance weight, so that averages over weighted samples are averages over the Boltzmann distribution."
+_DRAWS = {
+    "joint": "A diffusion policy draws conformations in internal coordinates, step by step from noise",
+    "first": "A policy draws the soft torsions of a conformation one after the other, each from a mixture given those "
+    "before it, and then bonds, angles and stiff torsions by a short diffusion from noise",
+}
+_METHOD = (
+    "{draws}; a twist network gives the intermediate targets of sequential Monte Carlo. Both were trained from the "
+    "energy alone: a warm start on states annealed from the prior, then trajectory balance on the policy's rollouts, "
+    "on replayed states and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv "
+    "2510.11711). Each sample has an importance weight, so that averages over weighted samples are averages over the "
+    "Boltzmann distribution."
 )
 
 
@@ -140,7 +145,7 @@ def conclude(job: Job) -> dict:
             ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of {config.train.objective}"),
             ("training", f"{trainer.seconds / 60:.1f} min; set-up {job.timings.get('setup', 0):.0f} s"),
         ],
-        method=METHOD,
+        method=_METHOD.format(draws=_DRAWS[config.train.schedule.torsions]),
         command=f"python {' '.join(sys.argv)}",
         cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
     )

@@ -13,6 +13,7 @@ from molsampler.cli.pages import pages, write_pages
 from molsampler.runs.density import DensityConfig
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.synthetic_config import SyntheticConfig
+from molsampler.training.config import TrainConfig
 from molsampler.training.rows import COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -53,6 +54,11 @@ def test_every_setting_has_its_row():
                 rows[table + found[1]] = found.groups()[1:]
         settings = {name: (field, value) for name, _, field, value in walk(config)}
         assert rows.keys() == settings.keys()
+        shared = {f"train.{name}": value for name, _, _, value in walk(TrainConfig())}
+        for name, value in shared.items():  # the tables say what all runs share, the text what a molecule's has instead
+            if settings[name][1] != value:
+                assert isinstance(config, RunConfig) and f"`{name}` " in text.split("## Training")[1].split("###")[0]
+                settings[name] = (settings[name][0], value)
         for name, (field, value) in settings.items():
             default, unit, range_, meaning, needs = rows[name]
             said = about(field)

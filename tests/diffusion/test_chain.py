@@ -28,9 +28,9 @@ def process(space: Space = SPACE, schedule: ScheduleConfig = SCHEDULE) -> Proces
     return make_process(space, schedule)
 
 
-def policy(space: Space = SPACE) -> PolicyChain:
+def policy(space: Space = SPACE, schedule: ScheduleConfig = SCHEDULE) -> PolicyChain:
     """A small policy with weights in its last layers."""
-    made = make_policy(process(space), PolicyConfig(16, 2), TorsionConfig(components=6, width=16), seeded(0))
+    made = make_policy(process(space, schedule), PolicyConfig(16, 2), TorsionConfig(components=6, width=16), seeded(0))
     with torch.no_grad():
         made.policies[0].network.weights[-1].normal_(0.0, 0.2, generator=seeded(1))
         made.policies[1].network.mlp.last.weight.normal_(0.0, 0.05, generator=seeded(2))
@@ -76,12 +76,13 @@ def test_many_steps_in_one_call_are_the_steps_one_by_one():
         assert torch.allclose(one, line - min(n, 3) * math.log(2.0 * math.pi), atol=1e-5)
 
 
+@pytest.mark.parametrize("line", ["ou", "brownian"])
 @pytest.mark.parametrize("kappa", [0.0, 1.1], ids=["importance sampling", "resampling at every end"])
-def test_the_mean_weight_is_z(kappa):
+def test_the_mean_weight_is_z(kappa, line):
     """Of a density on line and circle with known Z, by a policy that never saw it; 4.5 standard errors, 7e-6 by chance.
     Resampling uses a twist that is far from good."""
     target = TwoWells(0.6)
-    p, z, k = policy(target.space), [], 512
+    p, z, k = policy(target.space, ScheduleConfig(n_steps=4, torsions="first", process=line)), [], 512
     twist = lambda x, n: p.process.log_reference(x, n) + x[:, 0].clamp(-2, 2)  # noqa: E731
     config = SMCConfig(chunk=2, kappa=kappa, gamma=0.3)
     generator = seeded(7)

@@ -109,7 +109,9 @@ def test_a_start_from_scratch_does_not_anneal(tmp_path):
 @pytest.mark.usefixtures("threads")
 def test_reverse_kl_has_no_twist_to_sample_with(tmp_path):
     """SMC is refused, in one sentence, by a configuration and at the time of sampling; nothing is written."""
-    config = tiny.molecule_config(train={"objective": "reverse_kl", "warm_updates": 0, "updates": 2})
+    config = tiny.molecule_config(
+        train={"objective": "reverse_kl", "schedule": {"torsions": "joint"}, "warm_updates": 0, "updates": 2}
+    )
     out = tmp_path / "run"
     with molsampler.start("gly", out, config, progress=False, say=silent) as run:
         assert run.train()

@@ -114,9 +114,9 @@ def test_evaluations_are_counted_and_the_input_is_left_alone() -> None:
     energy = LennardJones(3)
     start = torch.rand(7, 3, 3, generator=torch.Generator().manual_seed(3))
     copy = start.clone()
-    with energy.counter.purpose("setup"):
+    with energy.counter.purpose("md"):
         quench(energy, start, steps=4)
-    assert energy.counter.by_purpose == {"setup": 7 * 5}
+    assert energy.counter.by_purpose == {"md": 7 * 5}
     assert torch.equal(start, copy)
 
 
