@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from molsampler.diffusion.policy import Policy
-from molsampler.diffusion.process import Process
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,6 @@ def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
     log_p_f = policy.log_prob(states[1:], states[:-1], steps)
     log_p_b = policy.process.log_prob(states[:-1], states[1:], steps)
     return Trajectories(states, log_p_f, log_p_b, log_r, policy.process.log_prior(states[0]))
-
-
-def path_log_weights(policy: Policy, process: Process, x: Tensor, log_r: Tensor, generator: torch.Generator) -> Tensor:
-    """log w (B,) of trajectories noised from states x (B, D) with log R (B,): their mean over R / Z is the EUBO."""
-    with torch.no_grad():
-        return score_states(policy, process.sample_path(x, generator), log_r).log_weights()
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from molsampler.basis.errors import InputError
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.process import Process
-from molsampler.diffusion.trajectories import path_log_weights, rollout
+from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.diffusion.twist import Twist
 from molsampler.smc.sampler import SMCConfig, SMCPass
 
@@ -97,9 +97,10 @@ class TrainedSampler:
             on_chunk(size)
         return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)), torch.tensor(ancestors))
 
+    @torch.no_grad()
     def path_log_weights(self, x: Tensor, log_r: Tensor, generator: torch.Generator) -> Tensor:
         """log w (B,) of trajectories noised from states x (B, D) with log R (B,); over R / Z their mean is the EUBO."""
-        return path_log_weights(self.policy, self.process, x, log_r, generator)
+        return score_states(self.policy, self.process.sample_path(x, generator), log_r).log_weights()
 
     @torch.no_grad()
     def log_twist(self, x: Tensor, n: int) -> Tensor:
