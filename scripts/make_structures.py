@@ -19,6 +19,7 @@ from tests.molecules.peptides import build
 
 SYSTEMS = Path(__file__).resolve().parents[1] / "systems"
 AMBER = ("amber14-all.xml", "implicit/obc2.xml")
+LITERATURE = ("amber99sbildn.xml", "amber99_obc.xml")  # of the peptides that samplers are compared on
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ RECIPES = {
     "gly": Recipe("ACE GLY NME"),
     "ala2": Recipe("ACE ALA ALA NME"),
     "ala3": Recipe("ACE ALA ALA ALA NME"),
+    "tetra": Recipe("ACE ALA ALA ALA NME", LITERATURE),
+    "hexa": Recipe("ACE ALA ALA ALA ALA ALA NME", LITERATURE),
     "pro": Recipe("ACE PRO NME"),
     "phe": Recipe("ACE PHE NME"),
     "cyclo_phe_pro": Recipe("PHE PRO", cyclic=True),
