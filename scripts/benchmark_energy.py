@@ -21,7 +21,6 @@ from molsampler.basis.errors import InputError
 from molsampler.molecules.energy.choice import check_device
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_platforms
-from molsampler.molecules.energy.openmm_pool import usable_cores
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule

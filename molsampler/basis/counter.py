@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from molsampler.basis import ranks
+
 PURPOSES = {
     "md": "molecular dynamics: the short run of the set-up, and local moves by dynamics",
     "prefill": "annealing and the chains that fill the replay buffer",
@@ -59,9 +61,22 @@ class EvaluationCounter:
         self.by_purpose[self.current] += evaluations
         self.non_finite += non_finite
 
+    def over_ranks(self) -> EvaluationCounter:
+        """What all ranks have counted, as a counter of its own (collective)."""
+        return summed(ranks.objects(self.state_dict()))
+
     def state_dict(self) -> dict:
         return {"by_purpose": dict(self.by_purpose), "non_finite": self.non_finite}
 
     def load_state_dict(self, state: dict) -> None:
         self.by_purpose = Counter(state["by_purpose"])
         self.non_finite = state["non_finite"]
+
+
+def summed(states: list[dict]) -> EvaluationCounter:
+    """A counter with the counts of several counters' states."""
+    counter = EvaluationCounter()
+    for state in states:
+        counter.by_purpose.update(state["by_purpose"])
+        counter.non_finite += state["non_finite"]
+    return counter

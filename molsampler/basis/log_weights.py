@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
 from molsampler.basis.bisection import last_where
 
 
@@ -21,10 +23,11 @@ class LogWeights:
     """
 
     log_w: Tensor
+    _least: ClassVar[int] = 1  # particles
 
     def __post_init__(self) -> None:
         log_w = self.log_w.detach().double()
-        if log_w.ndim != 1 or len(log_w) == 0:
+        if log_w.ndim != 1 or len(log_w) < self._least:
             raise ValueError(f"log-weights have shape {tuple(log_w.shape)}; expected (K,) with K of at least 1")
         if torch.isnan(log_w).any() or torch.isposinf(log_w).any():
             raise ValueError("log-weights hold NaN or +inf; neither is a weight")
@@ -72,9 +75,9 @@ class LogWeights:
         """ESS / K; particles of zero weight count in K."""
         return self.ess / len(self)
 
-    def power(self, exponent: float) -> LogWeights:
+    def power(self, exponent: float) -> Self:
         """Weights w^exponent; zero weights stay zero for every exponent, 0 included."""
-        return LogWeights(torch.where(self.log_w > -torch.inf, exponent * self.log_w, self.log_w))
+        return type(self)(torch.where(self.log_w > -torch.inf, exponent * self.log_w, self.log_w))
 
     def tempering_exponent(self, gamma: float) -> float:
         """The largest lambda in [0, 1] with ESS(w^lambda) >= gamma K, by bisection (Choi et al. 2025, adaptive
@@ -89,9 +92,61 @@ class LogWeights:
             return 0.0
         return last_where(lambda exponent: self.power(exponent).ess >= goal, 0.0, 1.0, steps=50)
 
-    def tempered(self, gamma: float) -> LogWeights:
+    def tempered(self, gamma: float) -> Self:
         """w^lambda with lambda from `tempering_exponent`."""
         return self.power(self.tempering_exponent(gamma))
+
+
+class UnionLogWeights(LogWeights):
+    """The weights of all ranks as one: each rank holds its own in `log_w`, perhaps none, and all get one answer.
+
+    Making an object costs nothing, its first answer one exchange (collective); `normalised` sums to one over all ranks.
+    """
+
+    _least = 0
+
+    @cached_property
+    def _parts(self) -> Tensor:
+        """(ranks, 4) float64: log of the sum of weights, sum of squared weights over the squared sum, particles, and
+        particles of positive weight, of each rank."""
+        squares = self.own_normalised.square().sum()
+        counts = [len(self.log_w), int((self.log_w > -torch.inf).sum())]
+        row = [torch.logsumexp(self.log_w, 0), squares, *(squares.new_tensor(count) for count in counts)]
+        return ranks.stacked(torch.stack(row))
+
+    def __len__(self) -> int:
+        return int(self._parts[:, 2].sum())
+
+    @cached_property
+    def n_positive(self) -> int:
+        return int(self._parts[:, 3].sum())
+
+    @cached_property
+    def log_mean(self) -> float:
+        return float(torch.logsumexp(self._parts[:, 0], 0)) - math.log(len(self))
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """(ranks,) float64, each rank's share of the sum of all weights."""
+        if self.collapsed:
+            raise ValueError("all weights are zero and cannot be normalised")
+        return torch.softmax(self._parts[:, 0], 0)
+
+    @cached_property
+    def own_normalised(self) -> Tensor:
+        """(own,) float64 weights of this rank alone, which sum to one; zeros where it has none."""
+        return torch.softmax(self.log_w, 0).nan_to_num()
+
+    @cached_property
+    def normalised(self) -> Tensor:
+        """(own,) float64 weights of this rank in the union; they sum to its share."""
+        return self.own_normalised * self.shares[ranks.rank()]
+
+    @cached_property
+    def ess(self) -> float:
+        if self.collapsed:
+            return 0.0
+        return float(1.0 / (self.shares.square() * self._parts[:, 1]).sum())
 
 
 # on NumPy arrays ------------------------------------------------------------------------------------------------------

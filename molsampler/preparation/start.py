@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
+from molsampler.basis.coordinates import Coordinates
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.moves.chain import ChainState
 from molsampler.targets.charted import Charted
@@ -24,26 +26,39 @@ def prepare(
     *,
     fit: bool = True,
 ) -> Prefill:
-    """Weighted states of the target on its final coordinates, which stand for R.
+    """Weighted states of the target on its final coordinates, which stand for R (collective).
 
     Annealed SMC from the prior of the target's first coordinates reaches every basin; the coordinates are then fitted
     to what it found, in place (unless `fit` is False), and log R of its particles computed again there. The integral
-    of R is the same on both charts.
+    of R is the same on both charts. Ranks anneal islands of their own, with path and estimate of log Z of their own,
+    and fit the coordinates to the states of all of them.
+
+    anneal : with a rank's share of the particles
     """
     coordinates = target.coordinates
     with target.counter.purpose("prefill"):
         found = annealed_smc(target.log_prob_and_score, target.space, anneal, generator)
         say(
             f"annealing: {len(found.betas)} temperatures, log Z {found.log_z:.3f}, "
-            f"{found.distinct_ancestors} of {anneal.particles} prior draws have descendants"
+            f"{found.distinct_ancestors} of {anneal.particles} prior draws have descendants{_islands()}"
         )
         with torch.no_grad():
             natural, hot = (coordinates.to_natural(part.x)[0] for part in (found.state, found.explorers))
         if fit:
-            coordinates.fit(natural)
+            coordinates.fit(ranks.gathered(natural))
+            agree(coordinates)
         state, _ = _standardised(target, natural)
         explorers, inside = _standardised(target, hot)
     return Prefill(state, found.log_z, explorers, found.explorer_log_w[inside])
+
+
+def agree(coordinates: Coordinates) -> None:
+    """Coordinates that were fitted to the same states are the first rank's to the last bit (collective)."""
+    coordinates.load_state_dict(ranks.from_first(coordinates.state_dict()))
+
+
+def _islands() -> str:
+    return f", in the first of {ranks.size()} islands" if ranks.size() > 1 else ""
 
 
 def _standardised(target: Charted | MoleculeTarget, natural: Tensor) -> tuple[ChainState, Tensor]:

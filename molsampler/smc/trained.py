@@ -12,6 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.process import Process
@@ -39,6 +40,10 @@ class Drawn:
     group: Tensor | None = None
     distinct_ancestors: Tensor | None = None
 
+    def gathered(self) -> Drawn:
+        """The samples of all ranks, in their order (collective)."""
+        return Drawn(*(None if part is None else ranks.gathered(part) for part in vars(self).values()))
+
     @property
     def log_w(self) -> Tensor:
         """(n,) float64, -inf off the support."""
@@ -65,10 +70,10 @@ class TrainedSampler:
         return self.policy.process
 
     def draw(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
-        """n independent rollouts of the policy with importance weights."""
-        parts = []
-        for start in range(0, n, CHUNK):
-            size = min(CHUNK, n - start)
+        """n independent rollouts of the policy with importance weights; of these this rank's portion (`gathered`)."""
+        parts, own = [], len(ranks.portion(n))
+        for start in range(0, max(own, 1), CHUNK):
+            size = min(CHUNK, own - start)
             states, log_ratio = rollout(self.policy, size, generator)
             with torch.no_grad():
                 parts.append((states[-1], self.log_prob(states[-1]), log_ratio.double()))
@@ -76,7 +81,8 @@ class TrainedSampler:
         return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def smc(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
-        """n particles from SMC_PASSES independent passes of equal size (n is rounded up).
+        """n particles from SMC_PASSES independent passes of equal size (n is rounded up); of these passes this rank's
+        portion (`gathered`).
 
         Raises InputError where the twist is untrained.
         """
@@ -87,7 +93,7 @@ class TrainedSampler:
             )
         size = -(-n // SMC_PASSES)
         parts, ancestors = [], []
-        for k in range(SMC_PASSES):
+        for k in ranks.portion(SMC_PASSES):
             one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator)
             particles, info = one.run()
             log_r = particles.log_r

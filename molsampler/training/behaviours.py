@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
 from molsampler.basis.log_weights import LogWeights
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import rollout
@@ -16,6 +17,7 @@ from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.mala import mala
 from molsampler.smc.sampler import LogTwist, SMCInfo, SMCPass
 from molsampler.targets.target import Target
+from molsampler.training import buffer as buffers
 from molsampler.training.buffer import ReplayBuffer
 from molsampler.training.config import TrainConfig
 from molsampler.training.log_z import RunningLogZ
@@ -35,6 +37,20 @@ class SMCReport:
     passes: int = 0
     collapsed: int = 0
 
+    @staticmethod
+    def merged(reports: list[SMCReport]) -> SMCReport:
+        """What several ranks' passes did."""
+        whole = SMCReport()
+        for report in reports:
+            for n, times in report.resampled.items():
+                whole.resampled[n] = whole.resampled.get(n, 0) + times
+            whole.exponents += report.exponents
+            whole.ancestors += report.ancestors
+            whole.log_z += report.log_z
+            whole.passes += report.passes
+            whole.collapsed += report.collapsed
+        return whole
+
     def add(self, info: SMCInfo, log_z: float) -> None:
         self.passes += 1
         for n in info.resampled_at:
@@ -47,6 +63,10 @@ class SMCReport:
 class Behaviours:
     """Draws training states for one target and policy, booking every evaluation by purpose.
 
+    Of every batch a rank makes its own: rollouts, passes and chains are islands, whose particles stay with the rank in
+    its shard of the buffer, with their unnormalised weights.
+
+    config : at one rank's share of all sizes (`per_rank`)
     policy : the learning one; log_twist : log F_n of the learning twist
     buffer, explored : replayed states, and those of the annealing's explorers; fresh : the particles of the last SMC
         pass, for a configuration that keeps no buffer
@@ -85,7 +105,7 @@ class Behaviours:
     def _chains(self, state: ChainState, log_w: Tensor, buffer: ReplayBuffer) -> ProposalScale:
         scale = ProposalScale(ProposalScale.from_scores(state.score).scale, PREFILL_SCALE)
         with self.target.counter.purpose("prefill"):
-            for _ in range(min(self.config.prefill.frames, max(buffer.capacity // len(state.x), 1))):
+            for _ in range(min(self.config.prefill.frames, max(buffer.capacity // max(len(state.x), 1), 1))):
                 state, scale = self._mala(state, scale, self.config.prefill.steps)
                 buffer.add(state.x, state.log_r, state.score, log_w)
         return scale
@@ -98,13 +118,14 @@ class Behaviours:
         return state, scale
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """n states to train on, x (n, D), log R (n,) and score (n, D), in random order.
+        """n states to train on, x (n, D), log R (n,) and score (n, D), in random order (collective).
 
         A share comes from the explored states, whose weights are tempered further, so that rare basins are never
         forgotten.
         """
-        rare = round(self.config.explorers.share * n) if len(self.explored) else 0
-        buffer = self.buffer if self.keeps or not len(self.fresh) else self.fresh
+        explored, fresh = ranks.any_of(len(self.explored) > 0, len(self.fresh) > 0)
+        rare = round(self.config.explorers.share * n) if explored else 0
+        buffer = self.fresh if fresh and not self.keeps else self.buffer
         batches = [buffer.draw(n - rare, self.generator)]
         if rare:
             batches.append(self.explored.draw(rare, self.generator))
@@ -115,7 +136,8 @@ class Behaviours:
         return x, log_r, score
 
     def on_policy(self, n: int, exploration: float = 0.0, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
-        """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights.
+        """n rollouts, states (N+1, n, D) and log R (n,); their terminal states enter the buffer with their weights
+        (collective).
 
         policy : another than the learning one, such as the averaged one
         """
@@ -124,17 +146,22 @@ class Behaviours:
             log_r, score = self.target.log_prob_and_score(states[-1])
         log_w = log_r.double() - log_ratio.double()
         self.buffer.add(states[-1], log_r, score, log_w)
-        if not _broken(log_w):
-            self.log_z.add(LogWeights(log_w))
+        self.log_z.add(None if _broken(log_w) else LogWeights(log_w))
         return states, log_r
 
+    @property
+    def replays(self) -> bool:
+        """Whether there is anything to replay (collective)."""
+        return self.keeps or ranks.any_of(len(self.fresh) > 0)[0]
+
     def replay(self, n: int) -> tuple[Tensor, Tensor]:
-        """n states from the buffer, noised to trajectories (N+1, n, D), with their log R (n,)."""
+        """n states from the buffer, noised to trajectories (N+1, n, D), with their log R (n,) (collective)."""
         x, log_r, _ = self.draw(n)
         return self.policy.process.sample_path(x, self.generator), log_r
 
     def smc(self) -> None:
-        """One SMC pass; its terminal states enter the buffer with their unnormalised weights."""
+        """One SMC pass of every rank, an island; its terminal states enter the buffer with their unnormalised weights,
+        whose mean estimates Z on every island (collective)."""
         scores: list[Tensor] = []
 
         def log_prob(x: Tensor) -> Tensor:
@@ -147,8 +174,7 @@ class Behaviours:
             one = SMCPass(self.policy, self.log_twist, log_prob, config.passes.particles, config.smc, self.generator)
             particles, info = one.run()
         broken = _broken(particles.log_w)
-        if not broken:
-            self.log_z.add(particles.weights)  # a collapsed pass too: its estimate of Z is 0
+        self.log_z.add(None if broken else particles.weights)  # a collapsed pass too: its estimate of Z is 0
         if broken or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return
@@ -159,13 +185,16 @@ class Behaviours:
 
     @property
     def moves_spent(self) -> bool:
-        """Whether local moves have used up the evaluations that the configuration grants them."""
-        return self._moves_evaluations >= self.config.moves.limit
+        """Whether local moves have used up the evaluations that the configuration grants them (collective)."""
+        return ranks.total(self._moves_evaluations) >= self.config.moves.limit
 
     def local_moves(self) -> None:
-        """MALA (or the target's own dynamics) from drawn states; descendants inherit their parents' weights."""
+        """MALA (or the target's own dynamics) from drawn states of each rank; descendants inherit their parents'
+        weights (collective)."""
         before = self.target.counter.total
         parents = self.buffer.draw(self.config.moves.parents, self.generator, distinct=True)
+        if not len(parents.x):
+            return
         state = ChainState(parents.x, parents.log_r, parents.score)
         dynamics = getattr(self.target, "local_moves", None) if self.config.moves.kind == "md" else None
         if dynamics is not None:
@@ -217,6 +246,26 @@ class Behaviours:
         scale = state["scale"]
         self._scale = None if scale is None else ProposalScale(scale["scale"].to(self.buffer.x.device), scale["step"])
         self._moves_evaluations = state["moves_evaluations"]
+
+
+def dealt(states: list[dict], rank: int, size: int, config: TrainConfig) -> dict:
+    """The state of rank `rank` of `size` of behaviours that were divided over ranks with these states.
+
+    config : at the rank's share of all sizes
+    """
+    room = {
+        "buffer": config.replay.capacity,
+        "explored": config.explorers.capacity,
+        "fresh": config.passes.particles,
+    }
+    reports = [SMCReport(**state["report"]) for state in states]
+    return {
+        **{name: buffers.dealt([state[name] for state in states], rank, size, room[name]) for name in room},
+        "log_z": states[0]["log_z"],  # the same on all of them
+        "report": asdict(SMCReport.merged(reports) if rank == 0 else SMCReport()),
+        "scale": states[rank % len(states)]["scale"],
+        "moves_evaluations": sum(state["moves_evaluations"] for state in states) if rank == 0 else 0,
+    }
 
 
 def _broken(log_w: Tensor) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from molsampler.basis import ranks
 from molsampler.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ _RATE = 1e-3  # share of the learning rate in probes; what they learn is put bac
 
 def plan(trainer: Trainer) -> TrainConfig:
     """The trainer's configuration with both numbers of updates; a number that is given stands, and the share of the
-    budget that belonged to its phase is not given to the other. The trainer's state is put back afterwards."""
+    budget that belonged to its phase is not given to the other. All ranks time it together, and the first one's clock
+    decides (collective). The trainer's state is put back afterwards."""
     config = trainer.config
     warm_updates = 0 if config.start == "scratch" and config.warm_updates is None else config.warm_updates
     if warm_updates is not None and config.updates is not None:
@@ -53,4 +55,5 @@ def plan(trainer: Trainer) -> TrainConfig:
     if updates is None:
         seconds = update(lambda k: trainer.balance(k, _RATE)) + moves
         updates = max(1, round(budget * (1.0 - warm_share) / seconds))
+    warm_updates, updates = ranks.from_first((warm_updates, updates))
     return dataclasses.replace(config, warm_updates=warm_updates, updates=updates)

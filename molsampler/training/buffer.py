@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from molsampler.basis.log_weights import LogWeights
+from molsampler.basis import ranks
+from molsampler.basis.log_weights import UnionLogWeights
 from molsampler.basis.resampling import multinomial, systematic
 
 Priority = Literal["importance", "uniform", "rank"]
@@ -35,7 +37,11 @@ class ReplayBuffer:
     Batch m of K_m particles is stored with weights K_m Z_m W_k, Z_m its estimate of Z and W_k its normalised weights:
     the unnormalised w_k itself. Batches of every kind and size then estimate the same unnormalised measure, R.
 
-    capacity : states kept; gamma : tempering goal; refresh : draws between two updates of lambda
+    Each rank keeps what it made: a shard. Priorities are those of the union, with one lambda: an independent draw takes
+    shard r with the shard's share p_r of the union's tempered weight, and a state in it by the weights there, so that
+    every rank draws its n states from the union, as one process would, and the shards send each other what was drawn.
+
+    capacity : states kept, here; gamma : tempering goal; refresh : draws between two updates of lambda
     """
 
     def __init__(
@@ -54,7 +60,8 @@ class ReplayBuffer:
         self.log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
         self.size = self.head = 0
         self.rejected = 0
-        self._proposal: Tensor | None = None
+        self._proposal: Tensor | None = None  # (S,) of one draw from this shard
+        self._shares: Tensor | None = None  # (ranks,) with which a draw from the union takes each shard
         self._draws = 0
         self.exponent = 1.0
 
@@ -82,40 +89,61 @@ class ReplayBuffer:
         return n
 
     def draw(self, n: int, generator: torch.Generator, distinct: bool = False) -> Batch:
-        """n states by priority, with replacement; `distinct` uses systematic draws, which repeat least."""
-        if not self.size:
+        """n states by priority, with replacement: independent ones of the union (collective).
+
+        distinct : by systematic draws, which repeat least, n from this rank's own shard: with log_a that of a draw from
+            the shard, they estimate the shard's measure, and those of all ranks the union's. A rank whose shard is
+            empty gets none.
+        """
+        held, stale = ranks.stacked(torch.tensor([self.size, self._proposal is None])).amax(0).tolist()
+        if not held:
             raise ValueError("the replay buffer is empty")
-        if self.priority == "importance" and self._draws % self.refresh == 0:
-            self.exponent = LogWeights(self.log_w[: self.size]).tempering_exponent(self.gamma)
-            self._proposal = None
+        refresh = self.priority == "importance" and self._draws % self.refresh == 0
         self._draws += 1
-        if self._proposal is None:
-            self._proposal = self._probabilities()
-        pick = (systematic if distinct else multinomial)(generator, self._proposal, n)
+        if refresh:
+            self.exponent = UnionLogWeights(self.log_w[: self.size]).tempering_exponent(self.gamma)
+        if refresh or stale:
+            self._proposal, self._shares = self._probabilities()
         if distinct:
-            pick = pick[torch.randperm(n, generator=generator, device=pick.device)]
+            return self._distinct(n, generator)
+        wanted = _split(n, self._shares, generator)  # of each shard
+        asked = ranks.received_counts(wanted, self.x.device)  # of this one, by each rank
+        pick = _picked(multinomial, generator, self._proposal, sum(asked))
+        log_a = self._proposal[pick].log() + self._shares[ranks.rank()].log()
+        rows = (self.x[pick], self.log_r[pick], self.score[pick], self.log_w[pick], log_a)
+        return Batch(*ranks.exchanged(rows, asked))
+
+    def _distinct(self, n: int, generator: torch.Generator) -> Batch:
+        pick = _picked(systematic, generator, self._proposal, n if self.size else 0)
+        pick = pick[torch.randperm(len(pick), generator=generator, device=pick.device)]
         log_a = self._proposal[pick].log()
         return Batch(self.x[pick], self.log_r[pick], self.score[pick], self.log_w[pick], log_a)
 
-    def _probabilities(self) -> Tensor:
-        """(S,) float64, with which one draw picks each stored state."""
+    def _probabilities(self) -> tuple[Tensor, Tensor]:
+        """(S,) with which one draw from this shard picks each of its states, and (ranks,) with which one from the union
+        takes each shard, both float64."""
         n = self.size
         if self.priority == "importance":
-            return LogWeights(self.log_w[:n]).power(self.exponent).normalised
+            tempered = UnionLogWeights(self.log_w[:n]).power(self.exponent)
+            return tempered.own_normalised, tempered.shares
         share = torch.ones(n, dtype=torch.float64, device=self.x.device)
         if self.priority == "rank":
-            rank = self.log_r[:n].argsort(descending=True).argsort()
-            share = 1.0 / (_RANK_SHARE * n + rank.double())
-        return share / share.sum()
+            everyone, before = ranks.gathered(self.log_r[:n]), int(ranks.stacked(torch.tensor(n))[: ranks.rank()].sum())
+            rank = everyone.argsort(descending=True).argsort()[before : before + n]
+            share = 1.0 / (_RANK_SHARE * len(everyone) + rank.double())
+        mass = ranks.stacked(share.sum())
+        return share / share.sum(), mass / mass.sum()
 
     def add_descendants(self, parents: Batch, frames: list[tuple[Tensor, Tensor, Tensor]]) -> int:
         """Store what local moves made of M drawn parents: F frames of (x, log_r, score), in the parents' order.
 
-        The M parents estimate the measure of all S stored states with weights w / (M a). Their descendants are
-        stored as one
-        batch of M particles, so with mass M / S of that: w / (S a), shared among the F frames. (Stored with the full
-        mass, every round of moves would double the buffer's total and starve the batches that come after it.)
+        The M parents, distinct draws of this rank, estimate the measure of all S states stored here with weights
+        w / (M a). Their descendants are stored as one batch of M particles, so with mass M / S of that: w / (S a),
+        shared among the F frames. (Stored with the full mass, every round of moves would double the buffer's total and
+        starve the batches that come after it.)
         """
+        if not len(parents.x):
+            return 0
         log_w = parents.log_w - parents.log_a - math.log(self.size) - math.log(len(frames))
         return sum(self.add(x, log_r, score, log_w) for x, log_r, score in frames)
 
@@ -142,3 +170,39 @@ class ReplayBuffer:
             getattr(self, name)[:n] = state[name]
         self.size, self.head, self.rejected = n, state["head"], state["rejected"]
         self._draws, self.exponent, self._proposal = state["draws"], state["exponent"], None
+
+
+def dealt(states: list[dict], rank: int, size: int, capacity: int) -> dict:
+    """The state of shard `rank` of `size` with room for `capacity`, of a buffer whose shards had these states.
+
+    States keep their order of age, taken shard by shard in turn, and are dealt out one by one; where there is less room
+    than before the oldest go.
+    """
+    by_age = [torch.arange(s["size"]).roll(-(s["head"] % s["size"])) if s["size"] else torch.arange(0) for s in states]
+    age = torch.cat([(torch.arange(len(order)) + 0.5) / max(len(order), 1) for order in by_age])
+    mine = age.argsort(stable=True)[rank::size][-capacity:]
+    dealt = {
+        name: torch.cat([s[name][order] for s, order in zip(states, by_age, strict=True)])[mine]
+        for name in ("x", "score", "log_r", "log_w")
+    }
+    return dealt | {
+        "size": len(mine),
+        "head": len(mine) % capacity,
+        "rejected": sum(s["rejected"] for s in states) if rank == 0 else 0,
+        "draws": states[0]["draws"],
+        "exponent": states[0]["exponent"],
+    }
+
+
+def _split(n: int, shares: Tensor, generator: torch.Generator) -> list[int]:
+    """How many of n independent draws fall to each of the shares, which sum to one."""
+    if len(shares) == 1:
+        return [n]
+    return multinomial(generator, shares, n).bincount(minlength=len(shares)).tolist()
+
+
+def _picked(
+    resample: Callable[[torch.Generator, Tensor, int], Tensor], generator: torch.Generator, weights: Tensor, n: int
+) -> Tensor:
+    """n indices by a resampler; none of no weights."""
+    return resample(generator, weights, n) if n else torch.zeros(0, dtype=torch.int64, device=weights.device)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import POSITIVE, setting, table
+from molsampler.basis.settings import POSITIVE, change, setting, table
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.torsions import TorsionConfig
@@ -193,3 +194,18 @@ class TrainConfig:
             )
         if self.warm_updates == 0 and self.updates == 0:
             raise InputError("warm_updates = 0 and updates = 0 train nothing: give a number, or leave one to `minutes`")
+
+
+def per_rank(config: TrainConfig) -> TrainConfig:
+    """The configuration with every size that is divided over ranks at one rank's share: what a rank draws, moves, walks
+    and keeps. What is left as it is counts for all of them together."""
+    return change(
+        config,
+        anneal={"particles": ranks.share(config.anneal.particles)},
+        batch={"balance": ranks.share(config.batch.balance)},
+        replay={"capacity": ranks.share(config.replay.capacity)},
+        passes={"particles": ranks.share(config.passes.particles)},
+        moves={"parents": ranks.share(config.moves.parents)},
+        rollouts={"number": ranks.share(config.rollouts.number)},
+        explorers={"capacity": ranks.share(config.explorers.capacity)},
+    )

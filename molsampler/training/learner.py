@@ -1,4 +1,8 @@
-"""The learner: policy, twist and log Z, their optimisers and averages, and the one guarded way to change them."""
+"""The learner: policy, twist and log Z, their optimisers and averages, and the one guarded way to change them.
+
+Every rank has a learner of its own, and all are alike: they begin from the same seed, gradients are averaged over ranks
+before anything is done with them, and an update is made on all ranks or on none.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from molsampler.basis import ranks
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.space import Space
 from molsampler.diffusion.kinds import make_policy, make_process
@@ -114,13 +119,15 @@ class Learner:
         torch._foreach_lerp_(average, learning, 1.0 - decay)
 
     def _step(self, loss: Tensor, groups: list[tuple[torch.optim.Optimizer, nn.Module, float]], of: str) -> bool:
-        if not bool(torch.isfinite(loss)):
+        (broken,) = ranks.any_of(not bool(torch.isfinite(loss)))
+        if broken:
             self.skipped[f"{of}: loss not finite"] += 1
             return False
         self.log_z_optimiser.zero_grad()
         for optimiser, _, _ in groups:
             optimiser.zero_grad()
         loss.backward()
+        ranks.average_gradients([*(p for _, module, _ in groups for p in module.parameters()), self.log_z])
         norms = [nn.utils.clip_grad_norm_(module.parameters(), self.config.clip) for _, module, _ in groups]
         if self.log_z.grad is not None:
             norms.append(self.log_z.grad)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
+from molsampler.basis import ranks
 from molsampler.basis.log_weights import LogWeights
 
 
@@ -23,11 +25,18 @@ class RunningLogZ:
         self.discount = discount
         self.log_sum, self.particles = -math.inf, 0.0
 
-    def add(self, weights: LogWeights) -> None:
-        """One batch of independent unnormalised weights, or one SMC pass."""
-        total = weights.log_mean + math.log(len(weights))
+    def add(self, weights: LogWeights | None) -> None:
+        """One batch of independent unnormalised weights, or one SMC pass, of every rank, as one batch (collective).
+
+        None from a rank whose batch broke; where all broke nothing is added.
+        """
+        own = (-math.inf, 0) if weights is None else (weights.log_mean + math.log(len(weights)), len(weights))
+        parts = ranks.stacked(torch.tensor(own, dtype=torch.float64))
+        total, particles = float(torch.logsumexp(parts[:, 0], 0)), int(parts[:, 1].sum())
+        if not particles:
+            return
         self.log_sum = float(np.logaddexp(total, self.log_sum + math.log(self.discount)))
-        self.particles = self.discount * self.particles + len(weights)
+        self.particles = self.discount * self.particles + particles
 
     @property
     def value(self) -> float:

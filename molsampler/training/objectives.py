@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
 from molsampler.diffusion.trajectories import Trajectories
 
 
@@ -42,10 +43,10 @@ def subtb_chunk(trajectories: Trajectories, log_z: Tensor) -> Tensor:
 
 
 def log_variance(trajectories: Trajectories, limit: float = math.inf) -> Tensor:
-    """Squared deviation of log w from its mean over the batch, (B,): VarGrad (Richter et al. 2020), which needs no
-    log Z. limit : as in `trajectory_balance`."""
+    """Squared deviation of log w from its mean over the batch of all ranks, (B,): VarGrad (Richter et al. 2020), which
+    needs no log Z (collective). limit : as in `trajectory_balance`."""
     log_w = trajectories.log_weights()
-    return trajectory_balance(trajectories, log_w.detach().mean(), limit)
+    return trajectory_balance(trajectories, ranks.mean(log_w.detach().mean()), limit)
 
 
 def subtb_lambda(trajectories: Trajectories, log_z: Tensor, lam: float) -> Tensor:
@@ -109,12 +110,13 @@ class ControlVariate:
         self.seen = 0
 
     def mix(self, a: Tensor, w: Tensor) -> Tensor:
-        """a, w (N, B, D) -> the regression target (N, B, D)."""
+        """a, w (N, B, D) -> the regression target (N, B, D); the means are over the batches of all ranks
+        (collective)."""
         self.seen += 1
         if self.cross is None or self.square is None:
             self.cross, self.square = torch.zeros_like(a[:, 0]), torch.zeros_like(a[:, 0])
         rate = max(self.rate, 1.0 / self.seen)
-        cross, square = (a * w).mean(1), w.square().mean(1)
+        cross, square = ranks.mean(torch.stack([(a * w).mean(1), w.square().mean(1)]))
         good = torch.isfinite(cross) & torch.isfinite(square)  # one bad score must not stay in the running means
         self.cross = torch.where(good, self.cross.lerp(cross, rate), self.cross)
         self.square = torch.where(good, self.square.lerp(square, rate), self.square)

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from molsampler.basis import ranks
 from molsampler.basis.counter import PURPOSES
 from molsampler.basis.log_weights import LogWeights
+from molsampler.training.behaviours import SMCReport
 
 if TYPE_CHECKING:
     from molsampler.training.trainer import Trainer
@@ -56,11 +58,13 @@ COLUMNS = (
 
 
 def training_row(trainer: Trainer, weights: LogWeights) -> dict[str, Any]:
-    """The row of a trainer, by the weights of an evaluation's samples; the report on SMC passes begins anew."""
+    """The row of a trainer, by the weights of all ranks' samples of an evaluation; the report on SMC passes begins anew
+    (collective)."""
     log_w = weights.log_w
     inside = log_w[log_w > -math.inf]
-    smc, behaviours = trainer.behaviours.take_report(), trainer.behaviours
-    counter = trainer.target.counter
+    behaviours, buffer = trainer.behaviours, trainer.behaviours.buffer
+    smc = SMCReport.merged(ranks.objects(behaviours.take_report()))
+    counter = trainer.target.counter.over_ranks()
     warm = trainer.done <= trainer.warm_updates
     row: dict[str, Any] = {
         "update": trainer.done,
@@ -76,9 +80,9 @@ def training_row(trainer: Trainer, weights: LogWeights) -> dict[str, Any]:
         "log_z_running": behaviours.log_z.value,
         "log_z_estimate": weights.log_mean,
         "outside_support": 1.0 - len(inside) / len(log_w),
-        "replay_lambda": behaviours.buffer.exponent,
-        "replay_size": len(behaviours.buffer),
-        "replay_rejected": behaviours.buffer.rejected,
+        "replay_lambda": buffer.exponent,
+        "replay_size": ranks.total(len(buffer)),
+        "replay_rejected": ranks.total(buffer.rejected),
         "smc_runs": smc.passes,
         "smc_collapsed": smc.collapsed,
         "smc_resampled_at": " ".join(f"{k}:{v}" for k, v in sorted(smc.resampled.items())),

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 
+FITTED_ON = 16384  # states, the last ones
+
+
 class Surrogate:
     """log R above a knee; below it bends, monotone and smooth, towards knee - cap, which also stands for R = 0.
 
@@ -17,7 +20,7 @@ class Surrogate:
 
     def fit(self, log_r: Tensor) -> None:
         """Set the knee by log R (M,) of states that training begins with."""
-        self.knee = float(torch.quantile(log_r[-16384:], 0.01)) - self.margin
+        self.knee = float(torch.quantile(log_r[-FITTED_ON:], 0.01)) - self.margin
 
     def __call__(self, log_r: Tensor) -> Tensor:
         """log R (B,), -inf allowed -> finite (B,); NaN stays, so that the update that meets it is skipped."""

@@ -1,5 +1,8 @@
 """The trainer: a denoising warm start, then trajectory balance (or another objective) on policy, replay and SMC, one
-update at a time."""
+update at a time.
+
+Every rank has a trainer; they go through the same updates together, each on its share of every batch (`basis.ranks`).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molsampler.basis import ranks
+from molsampler.basis.counter import summed
 from molsampler.basis.errors import InputError
-from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.log_weights import LogWeights, UnionLogWeights
 from molsampler.diffusion.trajectories import Trajectories, differentiable_rollout, score_states
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.trained import TrainedSampler
 from molsampler.targets.target import Target
+from molsampler.training import behaviours
 from molsampler.training.behaviours import Behaviours
 from molsampler.training.budget import plan
-from molsampler.training.config import TrainConfig
+from molsampler.training.config import TrainConfig, per_rank
 from molsampler.training.learner import Learner
 from molsampler.training.objectives import (
     ControlVariate,
@@ -32,15 +38,19 @@ from molsampler.training.objectives import (
     trajectory_balance,
 )
 from molsampler.training.rows import training_row
-from molsampler.training.surrogate import Surrogate
+from molsampler.training.surrogate import FITTED_ON, Surrogate
 
 FIRST_ROLLOUTS = 4096  # of the untrained policy, where training begins from scratch
+OWN = ("behaviours", "counter", "generator")
+"""What of a trainer's state differs from rank to rank; all else is the same on all of them."""
 
 
 class Trainer:
     """Training of one target; `update()` is one step of it, `state_dict()` everything to go on from.
 
-    config : with numbers of updates once `plan` has turned the budget into them
+    config : with numbers of updates once `plan` has turned the budget into them; its sizes are of all ranks together
+    sizes : the configuration with a rank's share of them
+    generator : of this rank (`ranks.generator`)
     done : updates made; seconds : training time so far
     """
 
@@ -54,9 +64,10 @@ class Trainer:
     ) -> None:
         config.check()
         self.target, self.config, self.generator = target, config, generator
+        self.sizes = per_rank(config)
         self.learner = Learner(target.space, config, device, self._score if config.policy.langevin else None, say)
         self.surrogate = Surrogate(config.surrogate_margin, config.surrogate_cap)
-        self.behaviours = Behaviours(target, self.learner.policy, self.log_twist, config, generator, device)
+        self.behaviours = Behaviours(target, self.learner.policy, self.log_twist, self.sizes, generator, device)
         self.control_variate = ControlVariate()
         self.done, self.last_loss, self.last_twist_loss = 0, math.nan, math.nan
         self.phase_seconds = {"denoising": 0.0, "balance": 0.0}
@@ -93,23 +104,26 @@ class Trainer:
         return "denoising" if self.denoises else after
 
     def begin(self, start: Prefill | None = None) -> None:
-        """Fill the buffers, from the prefill or by the untrained policy; set log Z and the surrogate's knee by that."""
+        """Fill the buffers, from the prefill or by the untrained policy; set log Z and the surrogate's knee by that.
+
+        start : this rank's; the estimates of log Z of all ranks, of equally many particles, are one by their mean Z
+        """
         buffer = self.behaviours.buffer
         if start is None:
-            self.behaviours.on_policy(FIRST_ROLLOUTS)
-            if not len(buffer):
+            self.behaviours.on_policy(ranks.share(FIRST_ROLLOUTS))
+            if not ranks.total(len(buffer)):
                 raise InputError(
                     f"none of {FIRST_ROLLOUTS} rollouts of the untrained policy lies on the target's support: begin "
                     'with start = "annealed"'
                 )
             log_z = self.behaviours.log_z.value
             if math.isnan(log_z):  # a rollout broke, so that its batch gives no estimate: the others say where to begin
-                log_z = LogWeights(buffer.log_w[: len(buffer)]).log_mean
+                log_z = UnionLogWeights(buffer.log_w[: len(buffer)]).log_mean
         else:
             self.behaviours.prefill(start)
-            log_z = start.log_z
+            log_z = UnionLogWeights(torch.tensor([start.log_z])).log_mean
         self.learner.set_log_z(log_z)
-        self.surrogate.fit(buffer.log_r[: len(buffer)])
+        self.surrogate.fit(ranks.gathered(buffer.log_r[: len(buffer)][-ranks.share(FITTED_ON) :]))
 
     # one update ------------------------------------------------------------------------------------------------------
 
@@ -137,16 +151,16 @@ class Trainer:
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""
         n = self.learner.process.n_steps
-        size = max(self.config.batch.denoising // n, 1)
+        size = ranks.share(max(self.config.batch.denoising // n, 1))
         x, _, score = self.behaviours.draw(n * size)
         x, score = x.unflatten(0, (n, size)), score.unflatten(0, (n, size))
         loss = self.learner.training_policy.fit_losses(x, score, self.control_variate.mix, self.generator).mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.warm_rate, with_log_z=False)
-        return float(loss.detach()) if made else math.nan
+        return _told(loss, made)
 
     def rollouts(self) -> None:
         """Weighted rollouts of the averaged policy for the buffer."""
-        self.behaviours.on_policy(self.config.rollouts.number, policy=self.learner.averaged)
+        self.behaviours.on_policy(self.sizes.rollouts.number, policy=self.learner.averaged)
 
     def balance(self, k: int, share: float) -> float:
         """Update k of the objective at this share of the peak learning rate; its loss, NaN where it was skipped."""
@@ -168,19 +182,19 @@ class Trainer:
         twist_loss = subtb_chunk(self._with_flow(trajectories, ends), log_z)
         if ends:  # a single chunk has no twist
             self.learner.step_twist(twist_loss, share * optimiser.twist_rate)
-        self.last_twist_loss = float(twist_loss.detach())
-        return float(loss.detach()) if made else math.nan
+        self.last_twist_loss = _told(twist_loss)
+        return _told(loss, made)
 
     def _training_states(self, k: int) -> tuple[Tensor, Tensor]:
         """States (N+1, B, D) and log R (B,) of update k: rollouts, or noised states of SMC and replay."""
-        batch, behaviours = self.config.batch, self.behaviours
+        batch, behaviours = self.sizes.batch, self.behaviours
         cycle = batch.replay_updates + 1
         replay = k % cycle > 0
         if replay:
             replays = k - k // cycle
             if self.config.passes.every and replays % self.config.passes.every == 0:
                 behaviours.smc()
-            replay = behaviours.keeps or len(behaviours.fresh) > 0
+            replay = behaviours.replays
         if replay:
             return behaviours.replay(batch.balance)
         left = max(1.0 - 2.0 * k / max(self.updates, 1), 0.0)
@@ -205,19 +219,19 @@ class Trainer:
         loss = subtb_lambda(trajectories, self.learner.log_z, lam)
         optimiser = self.config.optimiser
         made = self.learner.step_both(loss, share * optimiser.rate, share * optimiser.twist_rate)
-        self.last_twist_loss = float(loss.detach())
-        return float(loss.detach()) if made else math.nan
+        self.last_twist_loss = _told(loss)
+        return _told(loss, made)
 
     def _reverse_kl(self, share: float) -> float:
         with self.target.counter.purpose("rollout"):
             policy = self.learner.policy
-            states, log_ratio = differentiable_rollout(policy, self.config.batch.balance, self.generator)
+            states, log_ratio = differentiable_rollout(policy, self.sizes.batch.balance, self.generator)
             log_r = differentiable_log_prob(self.target.log_prob_and_score, states[-1])
         bounded = self.surrogate(log_r)
         loss = reverse_kl(bounded, log_ratio)
         loss = loss + (self.learner.log_z - (bounded - log_ratio).detach()).square().mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
-        return float(loss.detach()) if made else math.nan
+        return _told(loss, made)
 
     @torch.no_grad()
     def log_twist(self, x: Tensor, n: int) -> Tensor:
@@ -231,18 +245,19 @@ class Trainer:
     # the budget ------------------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
-        """Turn the budget in minutes into numbers of updates, once; numbers that are given stand."""
+        """Turn the budget in minutes into numbers of updates, once; numbers that are given stand (collective)."""
         self.config = plan(self)
 
     def extend(self, minutes: float) -> None:
-        """Train for `minutes` in all; what is added goes to the objective, at the pace that it had so far.
+        """Train for `minutes` in all; what is added goes to the objective, at the pace that it had so far
+        (collective, by the first rank's clock).
 
         Raises InputError where the run trains for as long already.
         """
         made = self.done - self.warm_updates
         pace = self.phase_seconds["balance"] / made if made > 0 else self.seconds / max(self.done, 1)
         planned = self.seconds + (self.total - self.done) * pace
-        extra = round((60.0 * minutes - planned) / pace) if pace > 0.0 else 0
+        extra = ranks.from_first(round((60.0 * minutes - planned) / pace) if pace > 0.0 else 0)
         if extra < 1:
             raise InputError(
                 f"minutes = {minutes:g} adds nothing: this run trains for {planned / 60.0:.3g} minutes already; give "
@@ -271,18 +286,18 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
         """One row of metrics.csv: figures of the averaged policy on samples of its own, and what happened since the
-        last row. It draws from a generator of its own and keeps nothing, so that looking more often changes no
+        last row, on all ranks together (collective). It draws from a generator of its own and keeps nothing, so that looking more often changes no
         number."""
-        generator = torch.Generator(self.generator.device).manual_seed(1_000_003 * (self.config.seed + 1) + self.done)
+        generator = ranks.generator(1_000_003 * (self.config.seed + 1) + self.done, self.generator.device)
         with self.target.counter.purpose("analysis"):
             drawn = self.sampler().draw(self.config.evaluation_samples, generator)
-        log_w = torch.where(torch.isfinite(drawn.log_w), drawn.log_w, -torch.inf)
+        log_w = ranks.gathered(torch.where(torch.isfinite(drawn.log_w), drawn.log_w, -torch.inf))
         return training_row(self, LogWeights(log_w))
 
     # keeping ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """Tensors and plain Python only, so that torch.load(weights_only=True) reads it."""
+        """This rank's: tensors and plain Python only, so that torch.load(weights_only=True) reads it."""
         state = {
             "learner": self.learner.state_dict(),
             "behaviours": self.behaviours.state_dict(),
@@ -297,15 +312,39 @@ class Trainer:
         }
         return _copy(state)
 
+    def gathered_state(self) -> dict:
+        """The state of all ranks, on the first one: its own, and under "others" what the others hold otherwise
+        (collective)."""
+        state = self.state_dict()
+        others = ranks.collected({name: state[name] for name in OWN})[1:]
+        return state | {"others": others} if others else state
+
     def load_state_dict(self, state: dict) -> None:
-        """Takes over what `state_dict` gave; training then goes on as if it had never stopped."""
-        state = _copy(state)
+        """Takes over what `state_dict` gave, or this rank's part of what `gathered_state` gave; training then goes on
+        as if it had never stopped. Where there were fewer ranks or more, what they held is dealt out anew."""
+        held = [{name: state[name] for name in OWN}, *state.get("others", [])]
+        state = _copy(state | (held[ranks.rank()] if len(held) == ranks.size() else self._dealt(held, state["done"])))
         for name in ("learner", "behaviours", "control_variate", "surrogate"):
             getattr(self, name).load_state_dict(state[name])
         self.target.counter.load_state_dict(state["counter"])
         self.generator.set_state(state["generator"])
         self.done, self.phase_seconds = state["done"], state["phase_seconds"]
         self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
+
+    def _dealt(self, held: list[dict], done: int) -> dict:
+        """This rank's part of what another number of ranks held."""
+        rank, size = ranks.rank(), ranks.size()
+        generator = ranks.generator(self.config.seed, self.generator.device, after=done + 1)
+        return {
+            "behaviours": behaviours.dealt([part["behaviours"] for part in held], rank, size, self.sizes),
+            "counter": summed([part["counter"] for part in held] if rank == 0 else []).state_dict(),
+            "generator": held[rank]["generator"] if rank < len(held) else generator.get_state(),
+        }
+
+
+def _told(loss: Tensor, made: bool = True) -> float:
+    """The loss over all ranks; NaN where its update was skipped."""
+    return float(ranks.mean(loss.detach())) if made else math.nan
 
 
 def _copy(state: Any) -> Any:

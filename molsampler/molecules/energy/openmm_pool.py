@@ -11,16 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from molsampler.basis.ranks import own_cores
 from molsampler.molecules.energy import openmm_worker
 
 _SCRIPT = Path(openmm_worker.__file__).resolve()
-
-
-def usable_cores() -> int:
-    """Number of cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class WorkerDied(Exception):
@@ -78,7 +72,8 @@ def _stop_all(workers: list[_Worker]) -> None:
 
 
 class OpenMMPool:
-    """Evaluates batches of conformations over `workers` processes (default: one a usable core).
+    """Evaluates batches of conformations over `workers` processes (default: one a core that this process may use, and its
+    share of the cores where several train together).
 
     system_xml, platform, properties : see ContextEvaluator
     """
@@ -89,7 +84,7 @@ class OpenMMPool:
         # Runs when the pool is collected and at the exit of the interpreter, so that nothing is left behind.
         self._finalizer = weakref.finalize(self, _stop_all, self._workers)
         try:
-            for _ in range(workers or usable_cores()):
+            for _ in range(workers or own_cores()):
                 self._workers.append(_Worker(self._setup))
             for worker in self._workers:
                 worker.wait_until_ready()

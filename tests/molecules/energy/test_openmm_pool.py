@@ -15,7 +15,7 @@ import pytest
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
-from molsampler.molecules.energy.openmm_pool import OpenMMPool, _Worker, usable_cores
+from molsampler.molecules.energy.openmm_pool import OpenMMPool, _Worker
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
 from tests.molecules.energy.energy_cases import DATA, molecule, reference, structures
 
