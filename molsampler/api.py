@@ -1,4 +1,7 @@
-"""What a script needs, in a few functions that `import molsampler` offers; docs/PYTHON_API.md shows them at work."""
+"""What a script needs, in a few functions that `import molsampler` offers; docs/PYTHON_API.md shows them at work.
+
+A script that torchrun starts several times trains in all of these processes together: each calls the same functions.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.molecules.loading.load import Say, load_molecule
@@ -133,6 +137,7 @@ def start(
     Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
     removed only once everything has been checked.
     """
+    ranks.join()
     if (system is None) == (target is None):
         raise InputError("start takes a system or a target: give one of the two")
     kind = RunConfig if target is None else DensityConfig
@@ -156,6 +161,7 @@ def resume(
 
     target : the density, for a run on one; minutes : of training in all, more than the run had
     """
+    ranks.join()
     if target is not None:
         return Run(density.go_on(target, out, minutes=minutes, say=say), progress)
     return Run(molecule.go_on(out, minutes=minutes, say=say), progress)

@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.ranks import usable_cores
 from molsampler.molecules.energy.choice import check_device
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_platforms

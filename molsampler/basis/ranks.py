@@ -107,7 +107,7 @@ def generator(seed: int, device: torch.device | str = "cpu", after: int = 0) -> 
 
 
 def first_only(function: Callable[Parameters, Result]) -> Callable[Parameters, Result | None]:
-    """The function on the first rank; on the others nothing is done, and None comes back. For what writes and prints."""
+    """The function on the first rank; on the others nothing is done and None comes back. For what writes and prints."""
 
     @functools.wraps(function)
     def act(*args: Parameters.args, **named: Parameters.kwargs) -> Result | None:
@@ -198,7 +198,7 @@ def exchanged(parts: tuple[Tensor, ...], counts: list[int]) -> tuple[Tensor, ...
     _call(dist.all_to_all_single, out, packed, output_split_sizes=coming, input_split_sizes=counts)
     widths = [row.shape[1] * row.element_size() for row in rows]
     return tuple(
-        piece.contiguous().view(part.dtype).reshape(len(out), *part.shape[1:])
+        piece.clone(memory_format=torch.contiguous_format).view(part.dtype).reshape(len(out), *part.shape[1:])
         for piece, part in zip(out.split(widths, dim=1), parts, strict=True)
     )
 

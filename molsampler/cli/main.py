@@ -12,13 +12,16 @@ import tyro
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.cli.commands import check, new, reference
+from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, print_verdict, printer
 from molsampler.runs import molecule as runs
 from molsampler.runs import results
-from molsampler.runs.loop import with_file, with_minutes
+from molsampler.runs.loop import held_processes, with_file, with_minutes
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PresetName, preset
 from molsampler.smc.trained import check_samples
+
+_NAMED = ("samples", "sampler", "device", "platform", "processes", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Options:
     """Where networks and torch energy live: cpu, cuda."""
     platform: str | None = None
     """OpenMM platform for the energy in training; naming one takes OpenMM instead of the torch kernels."""
+    processes: int | None = None
+    """Processes that train together on this machine, each with its share of every batch; 0 for one a core. With
+    --resume another number than the run had will do."""
     threads: int | None = None
-    """Threads of torch on the CPU, 0 for all cores."""
+    """Threads of torch on the CPU, 0 for all cores; of each process, where there are several."""
     resume: bool = False
     """Go on from the checkpoint in the run directory, with its configuration."""
     overwrite: bool = False
@@ -70,8 +76,14 @@ class Options:
 
     def named(self) -> dict[str, Any]:
         """The flags given that are settings of the configuration by the same name."""
-        given = {name: getattr(self, name) for name in ("samples", "sampler", "device", "platform", "threads")}
+        given = {name: getattr(self, name) for name in _NAMED}
         return {name: value for name, value in given.items() if value is not None}
+
+    def held_processes(self, system: str) -> int:
+        """How many processes the configuration of the run has."""
+        if self.resume:
+            return held_processes(self.out or runs.default_folder(system))
+        return self.resolve(system).processes
 
     def open(self, system: str) -> runs.Job:
         """The run that is meant: a new one, or with --resume the one in the directory."""
@@ -97,6 +109,7 @@ def train(system: Annotated[str, tyro.conf.Positional], options: Annotated[Optio
     Args:
         system: A name in systems/, a folder that holds a system.toml, or the file itself.
     """
+    several(options.processes, lambda: options.held_processes(system), train, system, options)
     with options.open(system) as job:
         if not job.train(progress=not options.quiet):
             raise Stopped
@@ -109,6 +122,7 @@ def sample(
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
     sampler: Literal["policy", "smc"] | None = None,
     seed: int | None = None,
+    processes: int | None = None,
     quiet: bool = False,
 ) -> None:
     """Draw new samples from a trained run and analyse them, replacing the samples that it holds.
@@ -119,10 +133,12 @@ def sample(
         sampler: Plain importance sampling with the policy, or sequential Monte Carlo with the twist; by default that of
             the run's configuration.
         seed: Of everything random; by default that of the training.
+        processes: That draw together on this machine, 0 for one a core; by default as many as trained.
         quiet: Results only: no progress bars, no notes.
     """
     if n is not None:
         check_samples(n, sampler or "policy")
+    several(processes, lambda: held_processes(run), sample, run, n, sampler, seed, processes, quiet)
     with runs.go_on(run, say=printer(quiet)) as job:
         results.sample(job, n, sampler, seed=seed, progress=not quiet)
         print_verdict(job, results.conclude(job))

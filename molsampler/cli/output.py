@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
+from molsampler.cli.launch import LOST, STOPPED, Several, launch
 from molsampler.runs.molecule import Job
 
 
@@ -14,22 +17,32 @@ class Stopped(Exception):
 
 
 def guarded(program: str, act: Callable[[], object]) -> int:
-    """Run; an InputError becomes its sentence on standard error and status 2, an interrupted training status 130."""
+    """Run; an InputError becomes its sentence on standard error and status 2, an interrupted training status 130. What
+    all ranks have to say one of them says."""
     try:
+        ranks.join()
         act()
+    except Several as wanted:
+        return launch(guarded, program, wanted)
     except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        if ranks.claim("refusal"):
+            print(f"{program}: {error}", file=sys.stderr, flush=True)
         return 2
     except Stopped:
-        return 130
+        return STOPPED
+    except ranks.Lost as error:
+        if ranks.SUPERVISED not in os.environ and ranks.claim("loss"):  # else the launcher says it, and knows more
+            print(f"{program}: {error}", file=sys.stderr, flush=True)
+        return LOST
     return 0
 
 
 def printer(quiet: bool) -> Callable[[str], None]:
     """Where notes go: standard output, line by line, or nowhere."""
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    return (lambda text: None) if quiet else ranks.first_only(lambda text: print(text, flush=True))
 
 
+@ranks.first_only
 def print_verdict(job: Job, metrics: dict) -> None:
     """The few figures that a user wants to see at once, and where the rest is."""
 

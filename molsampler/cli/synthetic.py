@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
+from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, printer
 from molsampler.runs import synthetic
 from molsampler.runs.density import DensityRunDirectory
@@ -20,6 +22,8 @@ from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
 from molsampler.store.checkpoint import read_checkpoint
 from molsampler.store.config_file import read_toml
+
+_NAMED = ("samples", "processes", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +45,10 @@ class Options:
     """The run directory, or the folder of the runs of a table; by default runs/ and the target's name."""
     samples: int | None = None
     """Number of samples drawn at the end."""
+    processes: int | None = None
+    """Processes that train together on this machine, each with its share of every batch; 0 for one a core."""
     threads: int | None = None
-    """Threads of torch, 0 for all cores."""
+    """Threads of torch, 0 for all cores; of each process, where there are several."""
     resume: bool = False
     """Go on from checkpoints; finished runs of a table are taken as they are."""
     overwrite: bool = False
@@ -62,7 +68,7 @@ class Options:
                 )
         if self.minutes is not None:
             config = with_minutes(config, self.minutes)
-        named = {name: value for name in ("samples", "threads") if (value := getattr(self, name)) is not None}
+        named = {name: value for name in _NAMED if (value := getattr(self, name)) is not None}
         config = change(config, arm=arm, train={"seed": seed}, **named)
         synthetic.check(config)
         return config
@@ -78,6 +84,7 @@ def _run_all(options: Options) -> None:
         find_arm(arm)
     out = options.out or Path("runs") / options.target
     configs = [options.resolve(arm, seed) for arm in options.arms for seed in options.seeds]
+    several(options.processes, lambda: configs[0].processes, _run_all, options)
     if len(configs) == 1:
         _print_one(_run(options, configs[0], out), out)
         return
@@ -86,20 +93,27 @@ def _run_all(options: Options) -> None:
         folder = out / f"{config.arm}-{config.train.seed}"
         metrics = _run(options, config, folder)
         finished.append(Finished(config.arm, config.train.seed, folder, metrics))
-        text = save_table(options.target, finished, out)
-        draw(options.target, finished, out)
-        if not options.quiet or len(finished) == len(configs):
-            print(text, flush=True)
+        _tell(options, finished, out, last=len(finished) == len(configs))
+
+
+@ranks.first_only
+def _tell(options: Options, finished: list[Finished], out: Path, last: bool) -> None:
+    """The table so far, on disk and, unless it is to be quiet, in words."""
+    text = save_table(options.target, finished, out)
+    draw(options.target, finished, out)
+    if not options.quiet or last:
+        print(text, flush=True)
 
 
 def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:
-    """One run from start, or from its checkpoint, to its metrics."""
+    """One run from start, or from its checkpoint, to its metrics, which the first rank has."""
     say = printer(options.quiet)
     if options.resume:
         _check_same(config, out)
-    if options.resume and (out / "metrics.json").is_file():
+    there = ranks.from_first({name: (out / name).is_file() for name in ("metrics.json", "checkpoint.pt")})
+    if options.resume and there["metrics.json"]:
         return DensityRunDirectory(out).load_metrics()
-    going_on = options.resume and (out / "checkpoint.pt").is_file()
+    going_on = options.resume and there["checkpoint.pt"]
     run = DensityRunDirectory.claim(out, overwrite=options.overwrite, resume=going_on)
     try:
         if find_arm(config.arm).baseline:
@@ -127,6 +141,7 @@ def _check_same(config: SyntheticConfig, out: Path) -> None:
         )
 
 
+@ranks.first_only
 def _print_one(metrics: dict[str, Any], out: Path) -> None:
     """The figures that the literature quotes, with their errors."""
     for name, text in HEADLINES.items():

@@ -22,11 +22,12 @@ from molsampler.analysis.statistics.estimates import (
     run_estimates,
 )
 from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import normalised
 from molsampler.basis.settings import setting, table
 from molsampler.preparation.start import prepare
-from molsampler.runs.loop import Say, TrainingRun, check_settings, held_config, settle, tell_idle
+from molsampler.runs.loop import Say, TrainingRun, check_processes, check_settings, held_config, settle, tell_idle
 from molsampler.smc.trained import check_samples
 from molsampler.store.atomic import write_npz
 from molsampler.store.checkpoint import read_checkpoint, restoring
@@ -34,7 +35,7 @@ from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.charted import Charted, Standardise, first_coordinates
 from molsampler.targets.density import as_target, start_of
 from molsampler.targets.target import Target
-from molsampler.training.config import TrainConfig
+from molsampler.training.config import TrainConfig, per_rank
 from molsampler.training.trainer import Trainer
 
 Kind = TypeVar("Kind", bound="DensityRun")
@@ -55,7 +56,12 @@ class DensityConfig:
         "covariance, or through sinh for heavy tails",
         needs={"train.start": "annealed"},
     )
-    threads: int = setting(0, "of torch; 0 for all cores", low=0)
+    processes: int = setting(
+        1,
+        "that train together, each with its share of every batch; as many as torchrun starts",
+        low=0,
+    )
+    threads: int = setting(0, "of torch, in each process; 0 for all cores, shared among processes", low=0)
     device: Literal["cpu"] = setting("cpu", "densities are for the CPU")
     train: TrainConfig = table(TrainConfig, "training")
 
@@ -117,19 +123,20 @@ def start(kind: Callable[..., Kind], target: Target, config: Any, run: RunDirect
     begun = time.perf_counter()
     config = settle(config)
     tell_idle(config, say)
-    generator = torch.Generator(config.device).manual_seed(config.train.seed)
+    generator = ranks.generator(config.train.seed, config.device)
     annealed = config.train.start == "annealed"
     charted = Charted(target, first_coordinates(*start_of(target), config.standardise if annealed else "prior"))
     prefill = None
     if annealed:
-        prefill = prepare(charted, config.train.anneal, generator, say, fit=config.standardise != "prior")
+        prefill = prepare(charted, per_rank(config.train).anneal, generator, say, fit=config.standardise != "prior")
     trainer = Trainer(charted, config.train, generator, config.device, say)
     trainer.begin(prefill)
     made = kind(config, run, trainer, say, target)
     made.fix_budget()
     made.timings["setup"] = time.perf_counter() - begun
+    spent = ranks.total(target.counter.total)
     say(
-        f"set-up took {made.timings['setup']:.0f} s and {target.counter.total:,} evaluations; "
+        f"set-up took {made.timings['setup']:.0f} s and {spent:,} evaluations; "
         f"{trainer.warm_updates:,} updates of denoising and {trainer.updates:,} of {config.train.objective} follow"
     )
     made.save()
@@ -157,8 +164,11 @@ def resume(
 def begin(
     given: Any, config: DensityConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print
 ) -> DensityRun:
-    """A new run on a density of one's own (`as_target`) in the directory `out`, by default runs/ and its name."""
+    """A new run on a density of one's own (`as_target`) in the directory `out`, by default runs/ and its name.
+    Every rank calls it (collective), as all that follows."""
+    say = ranks.first_only(say)
     check(config)
+    check_processes(config)
     target = as_target(given)
     name = getattr(target, "name", type(target).__name__.lower())
     run = DensityRunDirectory.claim(out or Path("runs") / name, overwrite=overwrite)
@@ -171,6 +181,7 @@ def begin(
 
 def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say = print) -> DensityRun:
     """The run on the density in the directory `out` from its last checkpoint; minutes : of training in all."""
+    say = ranks.first_only(say)
     target = as_target(given)
     run = DensityRunDirectory.claim(out, resume=True)
     try:
@@ -202,15 +213,15 @@ def _check_same(run: DensityRun) -> None:
 def sample(
     run: DensityRun, n: int | None = None, sampler: str | None = None, seed: int | None = None
 ) -> DensitySamples:
-    """Draw weighted samples with the averaged policy, or by SMC, and write samples.npz; nothing that learns is
-    touched."""
+    """Draw weighted samples with the averaged policy, or by SMC, and write samples.npz; nothing that learns is touched
+    (collective: every rank draws its portion, and gets all)."""
     n, sampler = run.config.samples if n is None else n, sampler or run.config.sampler
     check_samples(n, sampler)
     seed = run.config.train.seed if seed is None else seed
-    generator = torch.Generator(run.config.device).manual_seed(seed + 1)
+    generator = ranks.generator(seed + 1, run.config.device)
     trained = run.trainer.sampler()
     with run.target.counter.purpose("analysis"):
-        drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator)
+        drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator).gathered()
     with torch.no_grad():
         x = run.charted.coordinates.to_natural(drawn.x)[0].cpu().numpy()
     group = None if drawn.group is None else drawn.group.numpy()
@@ -219,6 +230,7 @@ def sample(
     return samples
 
 
+@ranks.first_only
 def write_samples(run: RunDirectory, samples: DensitySamples) -> None:
     """samples.npz; figures and picture of older samples go."""
     for name in ("metrics.json", "samples.png"):
@@ -240,9 +252,15 @@ def load_samples(out: str | Path) -> DensitySamples:
 
 
 def analyse(run: DensityRun) -> dict[str, Any]:
-    """metrics.json, samples.png and training.png of a run's samples; returns the metrics."""
+    """metrics.json, samples.png and training.png of a run's samples; returns the metrics, on the first rank
+    (collective)."""
+    return _analyse(run, costs(run)) or {}
+
+
+@ranks.first_only
+def _analyse(run: DensityRun, spent: dict[str, Any]) -> dict[str, Any]:
     samples = load_samples(run.run.path)
-    metrics = weight_figures(samples) | moments(samples) | costs(run)
+    metrics = weight_figures(samples) | moments(samples) | spent
     metrics["log_z_learnt"] = Estimate(float(run.trainer.learner.log_z.detach()), float("nan"))
     metrics["log_z_running"] = Estimate(run.trainer.behaviours.log_z.value, float("nan"))
     draw_density_samples(run.run / "samples.png", samples.x, samples.weights)
@@ -288,8 +306,8 @@ def moments(samples: DensitySamples) -> dict[str, Any]:
 
 
 def costs(run: DensityRun) -> dict[str, Any]:
-    """Evaluations, updates and seconds of the training."""
-    none, counter = float("nan"), run.target.counter
+    """Evaluations, updates and seconds of the training (collective)."""
+    none, counter = float("nan"), run.target.counter.over_ranks()
     figures = {
         f"evaluations_{word}": Estimate(float(n), none)
         for word, n in sorted(counter.by_purpose.items())

@@ -1,4 +1,7 @@
-"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of run shares."""
+"""A trainer tied to a run directory: the training loop, signals and checkpoints that every kind of run shares.
+
+Every rank has such a run and goes through it; the first one alone writes and prints.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from molsampler import __version__
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, check_values, without_effect
 from molsampler.smc.trained import check_samples
@@ -38,7 +42,7 @@ KINDS = {
 class TrainingRun:
     """kind : one of KINDS
     config : a frozen dataclass whose field `train` is a TrainConfig
-    stop : set by a signal; training then ends after the update in hand
+    stop : set by a signal, on any rank; training then ends after the update in hand, on all of them
     timings : seconds by stage, kept in the checkpoint
     """
 
@@ -89,9 +93,9 @@ class TrainingRun:
         write_config(self.config, self.run)
 
     def train(self, progress: bool = True) -> bool:
-        """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written."""
+        """Train to the end; False where SIGINT or SIGTERM stopped it, with a checkpoint written (collective)."""
         trainer, config = self.trainer, self.config.train
-        self.stop = False
+        self.stop = stop = False
         every = max(trainer.total // config.evaluations, 1)
         saved = time.perf_counter()
         bar = tqdm(
@@ -99,11 +103,11 @@ class TrainingRun:
             initial=trainer.done,
             desc="training",
             unit="update",
-            disable=not progress,
+            disable=not (progress and ranks.first()),
             mininterval=1.0,
         )
         with _stopping(self), bar:
-            while trainer.done < trainer.total and not self.stop:
+            while trainer.done < trainer.total and not stop:
                 loss = trainer.update()
                 bar.update()
                 last = trainer.done == trainer.total
@@ -114,28 +118,32 @@ class TrainingRun:
                         f"{trainer.phase} loss {loss:.2f} ELBO {row['elbo']:.1f} ESS {row['ess']:.1%} "
                         f"{row['energy_evaluations'] / 1e6:.1f}M evaluations"
                     )
-                if last or self.stop or time.perf_counter() - saved > config.checkpoint_seconds:
+                stop, due = ranks.any_of(self.stop, time.perf_counter() - saved > config.checkpoint_seconds)
+                if last or stop or due:
                     self.save()
                     saved = time.perf_counter()
-        if self.stop:
+        if stop:
             self.say(f"stopped at update {trainer.done:,} of {trainer.total:,}; go on with --resume")
-        return not self.stop
+        return not stop
 
     def save(self) -> None:
-        """checkpoint.pt, atomically: everything to go on from."""
+        """checkpoint.pt, atomically: everything to go on from, with any number of ranks (collective)."""
         state = {
             "kind": self.kind,
             "config": dataclasses.asdict(self.config),
             "coordinates": self.coordinates_state(),
-            "trainer": self.trainer.state_dict(),
+            "trainer": self.trainer.gathered_state(),
             "timings": self.timings,
         }
         write_checkpoint(self.run / "checkpoint.pt", state)
 
 
+@ranks.first_only
 def write_config(config: Any, run: RunDirectory) -> None:
     """config.toml: the resolved configuration, with versions and threads."""
     threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    if ranks.size() > 1:
+        threads += f" in each of {ranks.size()} processes"
     write_text(run / "config.toml", to_toml(config, f"molsampler {__version__}, resolved configuration; {threads}"))
 
 
@@ -193,6 +201,12 @@ def held_config(state: dict, kind: str, base: Any, run: RunDirectory) -> Any:
     return update(base, state["config"], str(run / "checkpoint.pt"))
 
 
+def held_processes(out: str | Path) -> int:
+    """How many processes the run in a directory was made with; 1 where there is none."""
+    path = Path(out) / "config.toml"
+    return load_toml(path).get("processes", 1) if path.is_file() else 1
+
+
 def tell_idle(config: Any, say: Say) -> None:
     """Say which settings that were changed have no effect with the others chosen."""
     for sentence in without_effect(config):
@@ -200,10 +214,21 @@ def tell_idle(config: Any, say: Say) -> None:
 
 
 def settle(config: Any) -> Any:
-    """Set torch's threads as `config.threads` says (0: leave them), and decide a precision left open."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    """Set torch's threads as `config.threads` says (0: leave them, or an equal share for each of several processes),
+    say how many processes there are, and decide a precision left open, for all of them (collective)."""
+    threads = config.threads or (ranks.own_cores() if ranks.size() > 1 else 0)
+    if threads:
+        torch.set_num_threads(threads)
     if config.train.precision == "auto":
-        train = dataclasses.replace(config.train, precision=faster_precision(config.device))
+        train = dataclasses.replace(config.train, precision=ranks.from_first(faster_precision(config.device)))
         config = dataclasses.replace(config, train=train)
-    return config
+    return dataclasses.replace(config, processes=ranks.size())
+
+
+def check_processes(config: Any) -> None:
+    """InputError where a new run wants more processes than there are, and nothing has started them."""
+    if config.processes > 1 and ranks.size() == 1:
+        raise InputError(
+            f"processes = {config.processes} cannot be started from inside Python: leave the setting out and start the "
+            f"script by torchrun --nproc-per-node={config.processes}, or train by the command line"
+        )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, setting, table
 from molsampler.diffusion.kinds import make_process
@@ -21,12 +22,21 @@ from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.short_md import SetupConfig, short_md
-from molsampler.preparation.start import prepare
-from molsampler.runs.loop import Say, TrainingRun, check_settings, held_config, settle, tell_idle, write_config
+from molsampler.preparation.start import agree, prepare
+from molsampler.runs.loop import (
+    Say,
+    TrainingRun,
+    check_processes,
+    check_settings,
+    held_config,
+    settle,
+    tell_idle,
+    write_config,
+)
 from molsampler.store.checkpoint import read_checkpoint, restoring
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.molecule import MoleculeTarget
-from molsampler.training.config import TrainConfig
+from molsampler.training.config import TrainConfig, per_rank
 from molsampler.training.trainer import Trainer
 
 MOLECULE_TRAIN = change(
@@ -57,7 +67,13 @@ class RunConfig:
     )
     platform: str = setting("auto", "OpenMM's platform", needs={"backend": ("auto", "openmm")})
     device: str = setting("cpu", "where networks and torch energy live: cpu, cuda")
-    threads: int = setting(0, "of torch on the CPU; 0 for all cores", low=0)
+    processes: int = setting(
+        1,
+        "that train together, each with its share of every batch; 0 for one a core (command line), or as many as "
+        "torchrun starts",
+        low=0,
+    )
+    threads: int = setting(0, "of torch on the CPU, in each process; 0 for all cores, shared among processes", low=0)
     setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 
@@ -103,9 +119,11 @@ def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool =
     """A new run in the directory `out` (by default runs/ and the system's name), set up and ready to train.
 
     Raises InputError for bad input, and where the directory holds a run and `overwrite` is not given; an old run is
-    removed only once the new one has been set up.
+    removed only once the new one has been set up. Every rank calls it (collective), as all that follows.
     """
+    say = ranks.first_only(say)
     check(config)
+    check_processes(config)
     run = RunDirectory.claim(out or default_folder(config.system), overwrite=overwrite)
     try:
         return start(config, run, say)
@@ -132,8 +150,10 @@ def go_on(
 
     system, seed : InputError where the run is of another
     minutes : of training in all, more than the run had
-    instead : device, platform, threads, samples or sampler, in place of the configuration's; None leaves them
+    instead : device, platform, processes, threads, samples or sampler, in place of the configuration's; None leaves
+        them
     """
+    say = ranks.first_only(say)
     run = RunDirectory.claim(out, resume=True)
     try:
         state = read_checkpoint(run / "checkpoint.pt")
@@ -178,22 +198,25 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
 
 
 def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirectory, begun: float, say: Say) -> Job:
-    generator = torch.Generator(config.device).manual_seed(config.train.seed)
+    generator = ranks.generator(config.train.seed, config.device)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
     for oddity in oddities(molecule):
         say(f"warning: {oddity}")
     tell_idle(config, say)
     chart = Chart(molecule, device=config.device)
-    chart.fit(short_md(molecule, energy, config.setup, generator, config.device))
+    part = dataclasses.replace(config.setup, chains=ranks.share(config.setup.chains))
+    chart.fit(ranks.gathered(short_md(molecule, energy, part, generator, config.device)))
+    agree(chart)
     say(f"short MD: standardised {chart.n_stiff} stiff coordinates (condition number {chart.condition_number:.0f})")
     target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
     annealed = config.train.start == "annealed"
-    prefill = prepare(target, config.train.anneal, generator, say) if annealed else None
+    prefill = prepare(target, per_rank(config.train).anneal, generator, say) if annealed else None
     trainer = Trainer(target, config.train, generator, config.device, say)
     trainer.begin(prefill)
     buffer = trainer.behaviours.buffer
+    held, spent = ranks.total(len(buffer)), ranks.total(energy.counter.total)
     say(
-        f"prefill: {len(buffer):,} states, {energy.counter.total:,} energy evaluations so far; prior mismatch "
+        f"prefill: {held:,} states, {spent:,} energy evaluations so far; prior mismatch "
         f"{trainer.learner.process.prior_mismatch(buffer.x[: len(buffer)]):.1e}"
     )
     job = Job(config, run, trainer, say, molecule, energy, target)

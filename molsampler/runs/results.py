@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference_ensemble import Reference, load_reference
+from molsampler.basis import ranks
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
@@ -38,7 +39,8 @@ _METHOD = (
 def sample(
     job: Job, n: int | None = None, sampler: str | None = None, *, seed: int | None = None, progress: bool = True
 ) -> None:
-    """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them.
+    """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them:
+    every rank draws and rescores its portion, and the first one writes all (collective).
 
     n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
         touched.
@@ -49,30 +51,38 @@ def sample(
     check_samples(n, sampler)
     generator = _generator(job, 1, seed)
     trained, counter = job.trainer.sampler(), job.target.counter
-    with tqdm(total=n, desc="sampling", unit="sample", disable=not progress) as bar, counter.purpose("analysis"):
+    own, silent = len(ranks.portion(n)), not (progress and ranks.first())
+    with tqdm(total=own, desc="sampling", unit="sample", disable=silent) as bar, counter.purpose("analysis"):
         drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator, bar.update)
     positions, energies, log_prob = rescore(job, drawn.x)
     log_weights = np.where(np.isfinite(log_prob), log_prob - drawn.log_ratio.cpu().numpy(), -np.inf)
+    positions, log_weights, energies, log_prob = map(_gathered, (positions, log_weights, energies, log_prob))
     job.run.write_samples(
         positions,
         job.molecule.topology,
         log_weights,
         energies,
         log_prob,
-        group=_array(drawn.group),
-        distinct_ancestors=_array(drawn.distinct_ancestors),
+        group=_gathered(_array(drawn.group)),
+        distinct_ancestors=_gathered(_array(drawn.distinct_ancestors)),
     )
+    ranks.from_first(None)  # what others read is written
     job.timings["sampling"] = time.perf_counter() - begun
 
 
 def _generator(job: Job, purpose: int, seed: int | None = None) -> torch.Generator:
     """A generator of its own for each purpose of a run, from its seed."""
     seed = job.config.train.seed if seed is None else seed
-    return torch.Generator(job.config.device).manual_seed(seed + purpose)
+    return ranks.generator(seed + purpose, job.config.device)
 
 
 def _array(values: torch.Tensor | None) -> np.ndarray | None:
     return None if values is None else values.cpu().numpy()
+
+
+def _gathered(values: np.ndarray | None) -> np.ndarray | None:
+    """The rows of all ranks."""
+    return None if values is None else ranks.gathered(torch.as_tensor(values)).numpy()
 
 
 def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,7 +130,13 @@ def find_reference(system: str) -> Reference | None:
 
 
 def conclude(job: Job) -> dict:
-    """Pictures, metrics.json and report.html of the job's run directory; returns the metrics."""
+    """Pictures, metrics.json and report.html of the job's run directory; returns the metrics, on the first rank
+    (collective)."""
+    return _conclude(job, training_figures(job)) or {}
+
+
+@ranks.first_only
+def _conclude(job: Job, figures: dict) -> dict:
     begun = time.perf_counter()
 
     def minimise(positions: np.ndarray) -> np.ndarray:
@@ -149,14 +165,15 @@ def conclude(job: Job) -> dict:
         command=f"python {' '.join(sys.argv)}",
         cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
     )
-    metrics = analyse(job.run, subject, reference, training_figures(job))
+    metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
 
 
 def training_figures(job: Job) -> dict:
-    """What metrics.json says of the training: log Z by it, what it cost, how long each stage took."""
-    trainer, counter = job.trainer, job.target.counter
+    """What metrics.json says of the training: log Z by it, what it cost on all ranks, how long each stage took
+    (collective)."""
+    trainer, counter = job.trainer, job.target.counter.over_ranks()
     figures: dict = {
         "log_z_learnt": float(trainer.learner.log_z.detach()),
         "log_z_running": trainer.behaviours.log_z.value,

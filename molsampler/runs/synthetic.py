@@ -14,6 +14,7 @@ from molsampler.analysis.pictures import synthetic as pictures
 from molsampler.analysis.pictures.training import draw_training
 from molsampler.analysis.statistics import two_sample
 from molsampler.analysis.statistics.estimates import Estimate, log_z_estimate, run_estimates
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.runs import density
@@ -22,6 +23,7 @@ from molsampler.runs.loop import Say, held_config, settle, write_config
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
 from molsampler.smc.annealed import annealed_smc
+from molsampler.smc.trained import Drawn
 from molsampler.store.checkpoint import read_checkpoint
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.charted import Charted, first_coordinates
@@ -50,11 +52,13 @@ class SyntheticRun(DensityRun):
         self.truth = self.charted.coordinates.to_standard(drawn.float())
 
     def row(self) -> dict[str, Any]:
-        return self.trainer.evaluate() | {"eubo": float(self.backward_log_weights(self.truth).mean())}
+        own = ranks.portion(len(self.truth))
+        log_w = ranks.gathered(self.backward_log_weights(self.truth[own.start : own.stop]))
+        return self.trainer.evaluate() | {"eubo": float(log_w.mean())}
 
     def backward_log_weights(self, truth: torch.Tensor) -> torch.Tensor:
         """log w (M,) of exact samples (M, D) on the chart, noised back to the prior."""
-        generator = torch.Generator().manual_seed(HELD_OUT_SEED + 1)
+        generator = ranks.generator(HELD_OUT_SEED + 1)
         with self.target.counter.purpose("analysis"):
             log_r = self.charted.log_prob_and_score(truth)[0]
             return self.trainer.sampler().path_log_weights(truth, log_r, generator).double()
@@ -76,7 +80,8 @@ def check(config: SyntheticConfig) -> None:
 
 
 def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> SyntheticRun:
-    """Set up a new run of the configuration's arm."""
+    """Set up a new run of the configuration's arm (collective)."""
+    say = ranks.first_only(say)
     config = dataclasses.replace(config, train=apply_arm(config.arm, config.train))
     check(config)
     target = make_synthetic(config.target)
@@ -92,13 +97,22 @@ def resume(run: RunDirectory, say: Say = print) -> SyntheticRun:
 
 
 def conclude(run: SyntheticRun) -> dict[str, Any]:
-    """Sample with the averaged policy and with SMC; write samples, pictures and metrics.json; return the metrics."""
+    """Sample with the averaged policy and with SMC; write samples, pictures and metrics.json; return the metrics, on
+    the first rank (collective)."""
+    generator = ranks.generator(run.config.train.seed + 1)
+    trained = run.trainer.sampler()
+    with run.target.counter.purpose("analysis"):
+        drawn = trained.draw(run.config.samples, generator).gathered()
+        particles = trained.smc(run.config.samples, generator).gathered() if trained.twist_trained else None
+    return _conclude(run, drawn, particles, density.costs(run), generator) or {}
+
+
+@ranks.first_only
+def _conclude(
+    run: SyntheticRun, drawn: Drawn, particles: Drawn | None, spent: dict[str, Any], generator: torch.Generator
+) -> dict[str, Any]:
     config, trainer, coordinates = run.config, run.trainer, run.charted.coordinates
-    generator = torch.Generator().manual_seed(config.train.seed + 1)
-    trained = trainer.sampler()
-    with run.target.counter.purpose("analysis"), torch.no_grad():
-        drawn = trained.draw(config.samples, generator)
-        particles = trained.smc(config.samples, generator) if trained.twist_trained else None
+    with torch.no_grad():
         x = coordinates.to_natural(drawn.x)[0]
     truth = run.target.sample(generator, config.samples).float()
     backward = run.backward_log_weights(coordinates.to_standard(truth)).numpy()
@@ -112,7 +126,7 @@ def conclude(run: SyntheticRun) -> dict[str, Any]:
         metrics["smc_ess"], metrics["smc_log_z_estimate"] = smc
     metrics |= _against_truth(run.target, x, samples.weights, generator)
     metrics |= _gaps(metrics, run.target)
-    metrics |= density.costs(run)
+    metrics |= spent
     density.write_samples(run.run, samples)
     _draw_samples(run.run, run.target, x, samples.weights, truth)
     _draw_training(run)
@@ -121,34 +135,39 @@ def conclude(run: SyntheticRun) -> dict[str, Any]:
 
 
 def baseline(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> dict[str, Any]:
-    """The classical arm of the configuration: independent runs of annealed SMC; returns the metrics."""
+    """The classical arm of the configuration: independent runs of annealed SMC, at least one a rank; returns the
+    metrics, on the first rank (collective)."""
     begun = time.perf_counter()
     config = settle(config)
     target = make_synthetic(config.target)
     charted = Charted(target, first_coordinates(*start_of(target), config.standardise))
-    generator = torch.Generator().manual_seed(config.train.seed)
+    generator = ranks.generator(config.train.seed)
     anneal = dataclasses.replace(config.train.anneal, kernel=find_arm(config.arm).baseline)
     if anneal.kernel == "hmc":  # at equal evaluations
         moves = {name: max(getattr(anneal, name) // anneal.leapfrog_steps, 1) for name in ("moves", "last_moves")}
         anneal = dataclasses.replace(anneal, **moves)
-    say(f"{config.arm}: {anneal.kernel}, {BASELINE_RUNS} runs of {anneal.particles} particles")
+    runs = max(BASELINE_RUNS, ranks.size())
+    say(f"{config.arm}: {anneal.kernel}, {runs} runs of {anneal.particles} particles")
     found = []
     with target.counter.purpose("smc"):
-        for _ in range(BASELINE_RUNS):
+        for _ in ranks.portion(runs):
             found.append(annealed_smc(charted.log_prob_and_score, charted.space, anneal, generator, explore=False))
-    seconds = time.perf_counter() - begun
-    log_z = torch.tensor([result.log_z for result in found], dtype=torch.float64)
+    log_z = ranks.gathered(torch.tensor([result.log_z for result in found], dtype=torch.float64))
+    z, log_r = (ranks.gathered(torch.cat([getattr(result.state, name) for result in found])) for name in ("x", "log_r"))
+    spent, seconds = target.counter.over_ranks().spent, time.perf_counter() - begun
+    if not ranks.first():
+        return {}
     passes = LogWeights(log_z)
-    order = torch.randperm(len(found) * anneal.particles, generator=generator)
-    x = charted.coordinates.to_natural(torch.cat([result.state.x for result in found]))[0][order]
+    order = torch.randperm(runs * anneal.particles, generator=generator)
+    x = charted.coordinates.to_natural(z)[0][order]
     weights = (passes.normalised / anneal.particles).repeat_interleave(anneal.particles)[order].numpy()
     none = float("nan")
     metrics: dict[str, Any] = {"log_z_estimate": log_z_estimate(log_z.numpy())}
-    metrics |= {name: Estimate(float(target.counter.spent), none) for name in ("evaluations", "evaluations_smc")}
+    metrics |= {name: Estimate(float(spent), none) for name in ("evaluations", "evaluations_smc")}
     metrics["training_seconds"] = Estimate(seconds, none)
     metrics |= _against_truth(target, x, weights, generator)
     metrics |= _gaps(metrics, target)
-    log_prob = torch.cat([result.state.log_r for result in found])[order].double().numpy()
+    log_prob = log_r[order].double().numpy()
     run.clear()
     write_config(config, run)
     density.write_samples(run, density.DensitySamples(x.numpy(), np.log(weights), log_prob))

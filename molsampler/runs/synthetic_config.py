@@ -21,7 +21,13 @@ class SyntheticConfig:
         "diagonal", "coordinates of the annealed start", needs={"train.start": "annealed"}
     )
     samples: int = setting(10_000, "drawn at the end", low=1)
-    threads: int = setting(0, "of torch; 0 for all cores", low=0)
+    processes: int = setting(
+        1,
+        "that train together, each with its share of every batch; 0 for one a core (command line), or as many as "
+        "torchrun starts",
+        low=0,
+    )
+    threads: int = setting(0, "of torch, in each process; 0 for all cores, shared among processes", low=0)
     device: Literal["cpu"] = setting("cpu", "these targets are for the CPU")
     train: TrainConfig = table(TrainConfig, "training")
 

@@ -81,8 +81,8 @@ class TrainedSampler:
         return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def smc(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
-        """n particles from SMC_PASSES independent passes of equal size (n is rounded up); of these passes this rank's
-        portion (`gathered`).
+        """n particles from at least SMC_PASSES independent passes of equal size (n is rounded up); of these passes
+        this rank's portion (`gathered`).
 
         Raises InputError where the twist is untrained.
         """
@@ -91,9 +91,10 @@ class TrainedSampler:
                 "the twist of this run was not trained (its objective is reverse_kl), so that sequential Monte Carlo "
                 "has no intermediate targets: sample with sampler = policy"
             )
-        size = -(-n // SMC_PASSES)
+        passes = max(SMC_PASSES, ranks.size())
+        size = -(-n // passes)
         parts, ancestors = [], []
-        for k in ranks.portion(SMC_PASSES):
+        for k in ranks.portion(passes):
             one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator)
             particles, info = one.run()
             log_r = particles.log_r

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from molsampler import __version__
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.store.atomic import atomic_path
 
@@ -18,8 +19,9 @@ FORMAT = 2
 _MISFITS = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
+@ranks.first_only
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """`state` (tensors and plain Python) with the version and format that wrote it."""
+    """`state` (tensors and plain Python) with the version and format that wrote it; by the first rank."""
     with atomic_path(path) as temporary:
         torch.save({"version": __version__, "format": FORMAT, **state}, temporary)
 

@@ -13,12 +13,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import mdtraj as md
 import numpy as np
 from openmm import app
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import effective_frames, normalised
 from molsampler.store.atomic import atomic_path, quiet_c_library, write_json, write_npz, write_text
@@ -53,7 +54,8 @@ class Samples:
 
 
 class RunDirectory:
-    """A run's folder. Reading needs nothing but the path; a run that writes takes it by `claim` first.
+    """A run's folder. Reading needs nothing but the path; a run that writes takes it by `claim` first. Of several ranks
+    the first one claims it and writes; on the others what writes does nothing.
 
     files : names of what a run of this kind leaves in it
     """
@@ -68,13 +70,19 @@ class RunDirectory:
         return self.path / name
 
     @classmethod
-    def claim(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> RunDirectory:
+    def claim(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Self:
         """Takes `path` for a run, making it if need be, and holds it until `release` or the end of the process.
 
         Raises InputError where it holds a run and neither `overwrite` nor `resume` is given, where there is no
         checkpoint to resume from, where another process holds it, or where it cannot be written. An old run's files
-        stay until the new one calls `clear`.
+        stay until the new one calls `clear`. Ranks call it together, and the first one holds the folder.
         """
+        run = ranks.first_only(cls._taken)(path, overwrite, resume)
+        ranks.from_first(None)  # nobody goes on before it is held
+        return run or cls(path)
+
+    @classmethod
+    def _taken(cls, path: str | Path, overwrite: bool, resume: bool) -> Self:
         run = cls(path)
         if resume and not (run / "checkpoint.pt").is_file():  # before the lock, which makes the folder
             raise InputError(
@@ -90,6 +98,7 @@ class RunDirectory:
             )
         return run
 
+    @ranks.first_only
     def clear(self) -> None:
         """Remove the files of an earlier run; whatever else lies in the folder stays."""
         for name in self.files:
@@ -102,6 +111,7 @@ class RunDirectory:
 
     # samples ---------------------------------------------------------------------------------------------------------
 
+    @ranks.first_only
     def write_samples(
         self,
         positions: np.ndarray,
@@ -201,12 +211,14 @@ class RunDirectory:
         except ValueError as error:
             raise InputError(f"'{path}' is not JSON ({error}): make it again with `molsampler analyse`.") from error
 
+    @ranks.first_only
     def append_metrics_row(self, row: dict[str, Any]) -> None:
         """One row more for metrics.csv; `row` has "update" and may bring columns that earlier rows had not."""
         rows = self.read_metrics_rows()
         rows.append({name: _cell(value) for name, value in row.items()})
         self._write_rows(rows)
 
+    @ranks.first_only
     def truncate_metrics(self, update: int) -> None:
         """Drops the rows after `update`: those that a killed run wrote after its last checkpoint."""
         rows = self.read_metrics_rows()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 FITTED_ON = 16384  # states, the last ones
 
 

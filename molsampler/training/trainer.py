@@ -286,8 +286,8 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
         """One row of metrics.csv: figures of the averaged policy on samples of its own, and what happened since the
-        last row, on all ranks together (collective). It draws from a generator of its own and keeps nothing, so that looking more often changes no
-        number."""
+        last row, on all ranks together (collective). It draws from a generator of its own and keeps nothing, so that
+        looking more often changes no number."""
         generator = ranks.generator(1_000_003 * (self.config.seed + 1) + self.done, self.generator.device)
         with self.target.counter.purpose("analysis"):
             drawn = self.sampler().draw(self.config.evaluation_samples, generator)

@@ -72,8 +72,8 @@ def _stop_all(workers: list[_Worker]) -> None:
 
 
 class OpenMMPool:
-    """Evaluates batches of conformations over `workers` processes (default: one a core that this process may use, and its
-    share of the cores where several train together).
+    """Evaluates batches of conformations over `workers` processes (default: one a usable core, shared where several
+    processes train together).
 
     system_xml, platform, properties : see ContextEvaluator
     """

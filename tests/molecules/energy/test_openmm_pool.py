@@ -14,6 +14,7 @@ import openmm
 import pytest
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.ranks import usable_cores
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.energy.openmm_pool import OpenMMPool, _Worker
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
