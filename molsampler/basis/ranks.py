@@ -191,16 +191,26 @@ def exchanged(parts: tuple[Tensor, ...], counts: list[int]) -> tuple[Tensor, ...
     go to rank 0, the next counts[1] to rank 1; what comes back is in the order of those who sent it."""
     if size() == 1:
         return parts
-    rows = [part.reshape(len(part), math.prod(part.shape[1:])) for part in parts]
-    packed = torch.cat([row.contiguous().view(torch.uint8) for row in rows], dim=1)  # all as bytes: one message
+    rows = [_bytes(part) for part in parts]
+    packed = torch.cat(rows, dim=1)  # one message
     coming = received_counts(counts, packed.device)
     out = packed.new_empty(sum(coming), packed.shape[1])
     _call(dist.all_to_all_single, out, packed, output_split_sizes=coming, input_split_sizes=counts)
-    widths = [row.shape[1] * row.element_size() for row in rows]
+    came = out.split([row.shape[1] for row in rows], dim=1)
     return tuple(
-        piece.clone(memory_format=torch.contiguous_format).view(part.dtype).reshape(len(out), *part.shape[1:])
-        for piece, part in zip(out.split(widths, dim=1), parts, strict=True)
+        _fresh(piece).view(part.dtype).reshape(len(out), *part.shape[1:])
+        for piece, part in zip(came, parts, strict=True)
     )
+
+
+def _bytes(part: Tensor) -> Tensor:
+    """(n, bytes of a row) uint8 of a tensor (n, ...)."""
+    return _fresh(part.reshape(len(part), math.prod(part.shape[1:]))).view(torch.uint8)
+
+
+def _fresh(x: Tensor) -> Tensor:
+    """A copy that lies close and from the start of its memory, so that it can be seen as another type."""
+    return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 def received_counts(counts: list[int], device: torch.device | str = "cpu") -> list[int]:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tqdm import tqdm
 
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
@@ -90,6 +92,22 @@ def _rank(
     index: int, enter: Callable[[str, Act], int], program: str, count: int, port: int, act: Act, arguments: tuple
 ) -> None:
     """What each spawned process does."""
+    become(index, count, port)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed leaves behind
+    try:
+        sys.exit(enter(program, lambda: act(*arguments)))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one is no news
+        sys.exit(STOPPED)
+    except Exception:
+        if ranks.claim("traceback"):
+            traceback.print_exc()
+        sys.exit(1)
+
+
+def become(index: int, count: int, port: int) -> None:
+    """Put into this process's environment that it is rank `index` of `count` on this machine, whose store listens at
+    the port; `ranks.join` then does the rest."""
     os.environ |= {
         "RANK": str(index),
         "LOCAL_RANK": str(index),
@@ -104,15 +122,6 @@ def _rank(
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:  # the machine's own name need not resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    try:
-        sys.exit(enter(program, lambda: act(*arguments)))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one is no news
-        sys.exit(STOPPED)
-    except Exception:
-        if ranks.claim("traceback"):
-            traceback.print_exc()
-        sys.exit(1)
 
 
 def _wait(processes: list[BaseProcess]) -> list[int]:

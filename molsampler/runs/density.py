@@ -154,7 +154,7 @@ def resume(
         charted.coordinates.load_state_dict(state["coordinates"])
     trainer = Trainer(charted, config.train, torch.Generator(config.device), config.device, say)
     with restoring(run / "checkpoint.pt"):
-        trainer.load_state_dict(state["trainer"])
+        trainer.load_gathered_state(state["trainer"])
         timings = dict(state["timings"])
     run.truncate_metrics(trainer.done)
     say(f"resumed at update {trainer.done:,} of {trainer.total:,}")

@@ -112,6 +112,7 @@ class TrainingRun:
                 bar.update()
                 last = trainer.done == trainer.total
                 if trainer.done % every == 0 or last:
+                    trainer.agree()
                     row = self.row()
                     self.run.append_metrics_row(row)
                     bar.set_postfix_str(

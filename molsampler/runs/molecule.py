@@ -242,7 +242,7 @@ def resume(config: RunConfig, state: dict, run: RunDirectory, say: Say = print) 
         target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
         trainer = Trainer(target, config.train, torch.Generator(config.device), config.device, say)
         with restoring(run / "checkpoint.pt"):
-            trainer.load_state_dict(state["trainer"])
+            trainer.load_gathered_state(state["trainer"])
             timings = dict(state["timings"])
     except BaseException:
         energy.close()

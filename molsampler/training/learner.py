@@ -6,6 +6,7 @@ before anything is done with them, and an update is made on all ranks or on none
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import Counter
@@ -142,6 +143,13 @@ class Learner:
     def log_twist(self, x: Tensor, n: Steps, log_r: Tensor | None = None) -> Tensor:
         """log F_n(x), (..., B), at the learnt log Z."""
         return self.twist(x, n, self.log_z.detach(), log_r)
+
+    def fingerprint(self) -> str:
+        """A digest of all parameters: two learners that have the same one are alike to the last bit."""
+        digest = hashlib.sha256()
+        for parameter in [p for m in (self.policy, self.averaged, self.twist) for p in m.parameters()] + [self.log_z]:
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def state_dict(self) -> dict:
         return {

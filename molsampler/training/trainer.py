@@ -312,6 +312,16 @@ class Trainer:
         }
         return _copy(state)
 
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave on this rank; training then goes on as if it had never stopped."""
+        state = _copy(state)
+        for name in ("learner", "behaviours", "control_variate", "surrogate"):
+            getattr(self, name).load_state_dict(state[name])
+        self.target.counter.load_state_dict(state["counter"])
+        self.generator.set_state(state["generator"])
+        self.done, self.phase_seconds = state["done"], state["phase_seconds"]
+        self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
+
     def gathered_state(self) -> dict:
         """The state of all ranks, on the first one: its own, and under "others" what the others hold otherwise
         (collective)."""
@@ -319,17 +329,24 @@ class Trainer:
         others = ranks.collected({name: state[name] for name in OWN})[1:]
         return state | {"others": others} if others else state
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes over what `state_dict` gave, or this rank's part of what `gathered_state` gave; training then goes on
-        as if it had never stopped. Where there were fewer ranks or more, what they held is dealt out anew."""
+    def load_gathered_state(self, state: dict) -> None:
+        """Takes over this rank's part of what `gathered_state` gave. Where there were fewer ranks or more, what they
+        held is dealt out anew."""
         held = [{name: state[name] for name in OWN}, *state.get("others", [])]
-        state = _copy(state | (held[ranks.rank()] if len(held) == ranks.size() else self._dealt(held, state["done"])))
-        for name in ("learner", "behaviours", "control_variate", "surrogate"):
-            getattr(self, name).load_state_dict(state[name])
-        self.target.counter.load_state_dict(state["counter"])
-        self.generator.set_state(state["generator"])
-        self.done, self.phase_seconds = state["done"], state["phase_seconds"]
-        self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
+        self.load_state_dict(
+            state | (held[ranks.rank()] if len(held) == ranks.size() else self._dealt(held, state["done"]))
+        )
+
+    def agree(self) -> None:
+        """Where rounding has told the learners of the ranks apart they become the first one's again (collective).
+
+        The same gradients change all of them, and the same arithmetic gives the same bits; another number of threads,
+        or another processor, may round otherwise, and training would carry that on.
+        """
+        own = self.learner.fingerprint()
+        (apart,) = ranks.any_of(own != ranks.from_first(own))
+        if apart:
+            self.learner.load_state_dict(ranks.from_first(self.learner.state_dict()))
 
     def _dealt(self, held: list[dict], done: int) -> dict:
         """This rank's part of what another number of ranks held."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from molsampler.basis import ranks
 from molsampler.basis.settings import change
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import PolicyConfig
@@ -22,9 +23,9 @@ from molsampler.training.config import (
     ReplayConfig,
     RolloutConfig,
     TrainConfig,
+    per_rank,
 )
 from molsampler.training.trainer import Trainer
-from tests.stochastic import seeded
 from tests.targets.analytic import TwoWells
 
 LOG_Z = 1.7
@@ -51,13 +52,14 @@ SHORT = change(CONFIG, warm_updates=7, updates=9, evaluation_samples=64, rollout
 
 
 def make(config: TrainConfig = CONFIG, target: Target | None = None, seed: int = 0) -> Trainer:
-    """A trainer at its first update, begun as the configuration says."""
-    trainer = Trainer(target or TwoWells(LOG_Z), change(config, seed=seed), seeded(seed))
+    """A trainer at its first update, begun as the configuration says; of this rank, where there are several."""
+    trainer = Trainer(target or TwoWells(LOG_Z), change(config, seed=seed), ranks.generator(seed))
     if config.start == "scratch":
         trainer.begin()
         return trainer
     with trainer.target.counter.purpose("prefill"):
-        found = annealed_smc(trainer.target.log_prob_and_score, trainer.target.space, config.anneal, trainer.generator)
+        anneal = per_rank(config).anneal
+        found = annealed_smc(trainer.target.log_prob_and_score, trainer.target.space, anneal, trainer.generator)
     trainer.begin(found)
     return trainer
 
