@@ -18,7 +18,14 @@ class Stopped(Exception):
 
 def guarded(program: str, act: Callable[[], object]) -> int:
     """Run; an InputError becomes its sentence on standard error and status 2, an interrupted training status 130. What
-    all ranks have to say one of them says."""
+    all ranks have to say one of them says. A rank ends here: its status is the process's."""
+    status = _status(program, act)
+    if ranks.size() > 1:
+        ranks.end(status)
+    return status
+
+
+def _status(program: str, act: Callable[[], object]) -> int:
     try:
         ranks.join()
         act()

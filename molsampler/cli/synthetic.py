@@ -16,7 +16,7 @@ from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, printer
 from molsampler.runs import synthetic
 from molsampler.runs.density import DensityRunDirectory
-from molsampler.runs.loop import with_file, with_minutes
+from molsampler.runs.loop import held_processes, with_file, with_minutes
 from molsampler.runs.methods import find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
@@ -84,13 +84,19 @@ def _run_all(options: Options) -> None:
         find_arm(arm)
     out = options.out or Path("runs") / options.target
     configs = [options.resolve(arm, seed) for arm in options.arms for seed in options.seeds]
-    several(options.processes, lambda: configs[0].processes, _run_all, options)
+    folders = [out if len(configs) == 1 else out / f"{config.arm}-{config.train.seed}" for config in configs]
+    held = configs[0].processes
+    several(
+        options.processes,
+        lambda: held_processes(folders[0], held) if options.resume else held,
+        _run_all,
+        options,
+    )
     if len(configs) == 1:
         _print_one(_run(options, configs[0], out), out)
         return
     finished = []
-    for config in configs:
-        folder = out / f"{config.arm}-{config.train.seed}"
+    for config, folder in zip(configs, folders, strict=True):
         metrics = _run(options, config, folder)
         finished.append(Finished(config.arm, config.train.seed, folder, metrics))
         _tell(options, finished, out, last=len(finished) == len(configs))

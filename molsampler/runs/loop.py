@@ -202,10 +202,10 @@ def held_config(state: dict, kind: str, base: Any, run: RunDirectory) -> Any:
     return update(base, state["config"], str(run / "checkpoint.pt"))
 
 
-def held_processes(out: str | Path) -> int:
-    """How many processes the run in a directory was made with; 1 where there is none."""
+def held_processes(out: str | Path, otherwise: int = 1) -> int:
+    """How many processes the run in a directory was made with; `otherwise` where there is none."""
     path = Path(out) / "config.toml"
-    return load_toml(path).get("processes", 1) if path.is_file() else 1
+    return load_toml(path).get("processes", 1) if path.is_file() else otherwise
 
 
 def tell_idle(config: Any, say: Say) -> None:

@@ -127,6 +127,7 @@ def test_a_killed_rank_ends_the_run_in_seconds_and_one_process_goes_on(victim, c
 
 
 @linux
+@pytest.mark.slow
 def test_a_signal_stops_all_ranks_after_the_same_update(configured):
     """Ctrl-C, which reaches every process of the terminal, then SIGTERM to the command alone: status 130, a checkpoint
     of both ranks each time, and the run goes on from it with two processes, as its configuration says."""
