@@ -52,9 +52,9 @@ class SyntheticRun(DensityRun):
         self.truth = self.charted.coordinates.to_standard(drawn.float())
 
     def row(self) -> dict[str, Any]:
-        own = ranks.portion(len(self.truth))
+        row, own = self.trainer.evaluate(), ranks.portion(len(self.truth))
         log_w = ranks.gathered(self.backward_log_weights(self.truth[own.start : own.stop]))
-        return self.trainer.evaluate() | {"eubo": float(log_w.mean())}
+        return row | {"eubo": float(log_w.mean())}
 
     def backward_log_weights(self, truth: torch.Tensor) -> torch.Tensor:
         """log w (M,) of exact samples (M, D) on the chart, noised back to the prior."""

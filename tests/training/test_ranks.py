@@ -200,6 +200,7 @@ def test_draws_are_those_of_the_union(priority, found):
         assert torch.equal(batch.log_w, union.log_w[number])
         torch.testing.assert_close(batch.log_a, probability[number].log(), rtol=1e-9, atol=1e-9)
         assert_mean(torch.nn.functional.one_hot(number, 30), probability)
+        assert_mean((number < 12).double(), probability[:12].sum())  # the first shard's share, which is sharper
         # distinct parents are the rank's own, at the weights of its shard
         first, last = SHARDS[rank]
         parents = got["parents"]
