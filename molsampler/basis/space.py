@@ -263,16 +263,17 @@ def wrap_angle(angle: Tensor) -> Tensor:
     return torch.remainder(angle + math.pi, 2.0 * math.pi) - math.pi
 
 
-def log_wrapped_normal(delta: Tensor, log_var: Tensor) -> Tensor:
+def log_wrapped_normal(delta: Tensor, log_var: Tensor, images: int = _IMAGES) -> Tensor:
     """Elementwise log density of a wrapped normal at distance `delta` (radians) from its mean.
 
-    A sum over the nearest seven images, good to 1e-6 for every spread up to MAX_CIRCLE_STD; the images are summed
-    relative to the nearest one, so that narrow kernels do not underflow.
+    A sum over the nearest image and `images` more on both sides: with three, good to 1e-6 for every spread up to
+    MAX_CIRCLE_STD, with one for spreads up to 1.4 rad. The images are summed relative to the nearest one, so that
+    narrow kernels do not underflow.
     """
     delta = wrap_angle(delta)
     precision = (-log_var).exp()
     others = torch.zeros_like(delta)
-    for k in range(1, _IMAGES + 1):
+    for k in range(1, images + 1):
         shift = 2.0 * math.pi * k
         # (delta + shift)^2 - delta^2 = shift (shift + 2 delta), and the same on the other side
         others = others + (-0.5 * precision * shift * (shift + 2.0 * delta)).exp()

@@ -112,20 +112,24 @@ class PolicyChain(Policy):
         super().__init__()
         self.process = process
         self.policies = nn.ModuleList(policies)
-        self._views: list[Policy] = list(policies)
+        self.views: list[Policy] = list(policies)
 
     def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> PolicyChain:
+        return self.seen_as(lambda policy: policy.evaluated_by(accelerate))
+
+    def seen_as(self, view: Callable[[Policy], Policy]) -> PolicyChain:
+        """The same chain, with the same parameters, its policies replaced by views of them."""
         chain = copy.copy(self)
-        chain._views = [policy.evaluated_by(accelerate) for policy in self.policies]
+        chain.views = [view(policy) for policy in self.views]
         return chain
 
     def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
         if isinstance(n, int):
             k, local = self._at(n)
-            return self._views[k].log_prob(x_next, x, local)
+            return self.views[k].log_prob(x_next, x, local)
         total = torch.zeros_like(x_next[..., 0])
         for k, where in self.process.by_link(n):
-            own = self._views[k].log_prob(x_next[where], x[where], n[where] - self.process.links[k].start)
+            own = self.views[k].log_prob(x_next[where], x[where], n[where] - self.process.links[k].start)
             total = total.index_copy(0, where, own)
         return total
 
@@ -133,14 +137,10 @@ class PolicyChain(Policy):
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         k, local = self._at(n)
-        return self._views[k].sample_step(x, local, generator, exploration)
+        return self.views[k].sample_step(x, local, generator, exploration)
 
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
-        parts = []
-        for link, policy in zip(self.process.links, self._views, strict=True):
-            own = slice(link.start, link.end)
-            parts.append(policy.fit_losses(x_data[own], score[own], mix, generator))
-        return torch.cat(parts)
+        return torch.cat([policy.fit_losses(x_data, score, mix, generator) for policy in self.views])
 
     def _at(self, n: int) -> tuple[int, int]:
         link, local = self.process.at(n)

@@ -10,7 +10,7 @@ from torch import Tensor
 from molsampler.basis.space import Circle, Line, Space
 from molsampler.diffusion.chain import PolicyChain, ProcessChain
 from molsampler.diffusion.noise import ScheduleConfig
-from molsampler.diffusion.policy import DiffusionPolicy, Policy, PolicyConfig
+from molsampler.diffusion.policy import Constant, DiffusionPolicy, Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, Process
 from molsampler.diffusion.torsions import Reveal, TorsionConfig, TorsionPolicy
 
@@ -44,3 +44,12 @@ def make_policy(
             seen = {"seen": process.space, "own": link.own}
             policies.append(DiffusionPolicy(link.process, config, generator, score, **seen))
     return PolicyChain(process, policies)
+
+
+def apart(policy: Policy) -> tuple[Policy, list[Policy]]:
+    """A view of the policy whose diffusions are constant, so that an objective trains its torsions alone, and those
+    diffusions; of a policy that is all diffusion, itself and none."""
+    if not isinstance(policy, PolicyChain):
+        return policy, []
+    diffusions = [view for view in policy.views if isinstance(view, DiffusionPolicy)]
+    return policy.seen_as(lambda view: Constant(view) if isinstance(view, DiffusionPolicy) else view), diffusions

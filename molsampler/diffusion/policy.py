@@ -73,13 +73,40 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
-        """Forward-KL loss of every step, (N,), on data states (N, B, D), a batch of their own for every step, and
-        grad log R there: -log p_F(x_{n+1} | x_n) at states noised in closed form, up to what does not train."""
+        """Forward-KL loss of every step, (N,), on data states x_data (M, D) with grad log R there: -log p_F(x_{n+1} |
+        x_n) at states noised in closed form, up to what does not train. How the M states are divided among the steps is
+        the policy's own affair."""
 
     @abstractmethod
     def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> Policy:
         """The same policy, with the same parameters, whose networks are evaluated by what `accelerate` makes of them:
         compiled, say, or in reduced precision."""
+
+
+class Constant(Policy):
+    """A policy without gradients: its densities are numbers. It has the same steps, and no parameters of its own."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.process = policy.process
+        self._policy = (policy,)  # a tuple, so that its parameters do not count as this module's
+
+    @torch.no_grad()
+    def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
+        return self._policy[0].log_prob(x_next, x, n)
+
+    @torch.no_grad()
+    def sample_step(
+        self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        return self._policy[0].sample_step(x, n, generator, exploration)
+
+    @torch.no_grad()
+    def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
+        return self._policy[0].fit_losses(x_data, score, mix, generator)
+
+    def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> Constant:
+        return Constant(self._policy[0].evaluated_by(accelerate))
 
 
 class DiffusionPolicy(Policy):
@@ -168,9 +195,13 @@ class DiffusionPolicy(Policy):
         return x
 
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
-        """The mean is regressed on the mixture of denoising and target score matching, the log-variance on the sampled
-        next state; both in the metric of -log p_F, so that its minimum is the forward-KL projection."""
-        process, data = self.process, x_data[..., self.own]
+        """Every step has M // N states of its own. The mean is regressed on the mixture of denoising and target score
+        matching, the log-variance on the sampled next state; both in the metric of -log p_F, so that its minimum is the
+        forward-KL projection."""
+        process = self.process
+        n, size = process.n_steps, len(x_data) // process.n_steps
+        x_data, score = (part[: n * size].unflatten(0, (n, size)) for part in (x_data, score))
+        data = x_data[..., self.own]
         steps = torch.arange(process.n_steps, device=x_data.device)
         next_own = process.sample_marginal(data, steps + 1, generator)
         own = process.sample_step(next_own, steps, generator)

@@ -15,14 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from molsampler.basis import ranks
 from molsampler.basis.settings import setting
-from molsampler.basis.space import LOG_2PI, MAX_CIRCLE_STD, Circle, Space, log_wrapped_normal, wrap_angle
+from molsampler.basis.space import LOG_2PI, Circle, Space, log_wrapped_normal, wrap_angle
 from molsampler.diffusion.networks import StepwiseMLP
 from molsampler.diffusion.policy import Mix, Network, Policy
 from molsampler.diffusion.process import Process, Steps
 
 MIN_STD = 0.04
 """Radians, the least spread of a component: a tenth of a soft torsion's narrowest well."""
+MAX_STD = 1.4
+"""Radians, the largest: one image on each side of the nearest is then exact to 1e-6."""
 _FIRST_STD = 0.37  # of components spaced evenly: sixteen of them are uniform to 1e-6
 
 
@@ -31,6 +34,12 @@ class TorsionConfig:
     """Soft torsions drawn first, one a step, each from a mixture."""
 
     components: int = setting(16, "wrapped normals in a mixture", low=1, needs={"train.schedule.torsions": "first"})
+    states: int = setting(
+        1020,
+        "data states of an update of denoising that train the mixtures, every one of them all angles",
+        low=1,
+        needs={"train.schedule.torsions": "first"},
+    )
     width: int = setting(128, "of a hidden layer", low=1, needs={"train.schedule.torsions": "first"})
     depth: int = setting(2, "hidden layers", low=1, needs={"train.schedule.torsions": "first"})
 
@@ -72,48 +81,32 @@ class Reveal(Process):
 
 
 class TorsionPolicy(Policy):
-    """The forward side of `Reveal`: one network a step, from the features of the whole state to a mixture.
+    """The forward side of `Reveal`: one network a step, from the angles drawn before it to a mixture.
 
-    own : the columns of the angles in states (..., B, D) of `space`; the features are those of these columns alone
+    own : the columns of the angles in states (..., B, D) of `space`; the networks see these columns alone
     """
 
     def __init__(self, process: Reveal, config: TorsionConfig, generator: torch.Generator, own: slice) -> None:
         super().__init__()
         self.process, self.config, self.own = process, config, own
-        k = config.components
-        n_in = process.space.n_features()
-        self.network = StepwiseMLP(n_in, 3 * k, process.n_steps, config.width, config.depth, generator)
-        centres = 2.0 * math.pi * (torch.arange(k) + 0.5) / k - math.pi
-        first = torch.cat([torch.zeros(k), centres, torch.full((k,), 2.0 * math.log(_FIRST_STD))])
-        self.register_buffer("first", first, persistent=False)
-        self._evaluate: Network = self.network.forward
+        self.density = AngleMixtures(process.space, config, generator)
+        self._log_density: Network = self.density.forward
 
     def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> TorsionPolicy:
         view = copy.copy(self)
-        view._evaluate = accelerate(self.network)
+        view._log_density = accelerate(self.density)
         return view
 
-    def mixture(self, angles: Tensor, n: Steps) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and log-variances (..., B, K) of angle n, given angles (..., B, dim) of which those from n
-        on are 0."""
-        out = self._evaluate(self.process.space.features(angles), n) + self.first
-        log_weight, mean, log_var = out.chunk(3, dim=-1)
-        bounds = 2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_CIRCLE_STD)
-        return log_weight.log_softmax(-1), mean, log_var.clamp(*bounds)
-
     def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
-        mixture = self.mixture(x[..., self.own], n)
-        angles = x_next[..., self.own]
-        if isinstance(n, int):
-            return _log_mixture(angles[..., n], *mixture)
-        return _log_mixture(angles[torch.arange(len(n), device=n.device), :, n], *mixture)
+        new = torch.arange(self.process.space.dim, device=x.device) == (n if isinstance(n, int) else n[:, None, None])
+        return self._log_density(torch.where(new, x_next[..., self.own], x[..., self.own]), n)
 
     def sample_step(
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        log_weight, mean, log_var = self.mixture(x[..., self.own], n)
+        log_weight, mean, log_var = self.density.mixture(x[..., self.own], n)
         if exploration:
-            log_var = (log_var + 2.0 * math.log1p(exploration)).clamp_max(2.0 * math.log(MAX_CIRCLE_STD))
+            log_var = (log_var + 2.0 * math.log1p(exploration)).clamp_max(2.0 * math.log(MAX_STD))
         picked = torch.multinomial(log_weight.exp(), 1, generator=generator)  # (B, 1)
         noise = torch.randn(picked.shape, generator=generator, dtype=x.dtype, device=x.device)
         angle = wrap_angle(mean.gather(1, picked) + (0.5 * log_var.gather(1, picked)).exp() * noise)[:, 0]
@@ -122,15 +115,45 @@ class TorsionPolicy(Policy):
         return x_next, _log_mixture(angle, log_weight, mean, log_var)
 
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
-        """-log p_F of each angle given those before it, exact, over the states of all steps at once."""
-        n_steps = self.process.n_steps
-        steps = torch.arange(n_steps, device=x_data.device)
-        data = x_data.flatten(0, 1).expand(n_steps, -1, -1)  # (n_steps, n_steps B, D)
-        x = data.clone()
-        x[..., self.own] = self.process.before(data[..., self.own], steps)
-        return -self.log_prob(data, x, steps).mean(-1)
+        """-log p_F of each angle given those before it, exact; each of the states that are taken trains every angle."""
+        steps = torch.arange(self.process.n_steps, device=x_data.device)
+        return -self._log_density(x_data[None, : ranks.share(self.config.states), self.own], steps).mean(-1)
+
+
+class AngleMixtures(nn.Module):
+    """The conditional densities of the angles of `space`, each a mixture of wrapped normals."""
+
+    def __init__(self, space: Space, config: TorsionConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.space = space
+        k, dim = config.components, space.dim
+        self.network = StepwiseMLP(space.n_features(), 3 * k, dim, config.width, config.depth, generator)
+        centres = 2.0 * math.pi * (torch.arange(k) + 0.5) / k - math.pi
+        first = torch.cat([torch.zeros(k), centres, torch.full((k,), 2.0 * math.log(_FIRST_STD))])
+        self.register_buffer("first", first, persistent=False)
+        # features come harmonic by harmonic, each for all angles
+        angle = torch.arange(space.n_features()) % dim
+        seen = (angle < torch.arange(dim)[:, None]).float()
+        self.register_buffer("seen", seen[:, None, :], persistent=False)  # (dim, 1, features) at step n
+
+    def mixture(self, angles: Tensor, n: Steps) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log-variances (..., B, K) of angle n, given those before it in angles (..., B,
+        dim)."""
+        features = self.space.features(angles) * self.seen[n]
+        out = self.network(features, n).float() + self.first
+        log_weight, mean, log_var = out.chunk(3, dim=-1)
+        return log_weight.log_softmax(-1), mean, log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
+
+    def forward(self, angles: Tensor, n: Steps) -> Tensor:
+        """log density of angle n given those before it, (..., B), of angles (..., B, dim); for steps n (S,) angles may
+        be (1, B, dim), the same states for every step."""
+        mixture = self.mixture(angles, n)
+        if isinstance(n, int):
+            return _log_mixture(angles[..., n], *mixture)
+        index = n[:, None, None].expand(-1, angles.shape[-2], 1)
+        return _log_mixture(angles.expand(len(n), -1, -1).gather(-1, index)[..., 0], *mixture)
 
 
 def _log_mixture(angle: Tensor, log_weight: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """Log density (...) of a mixture (..., K) of wrapped normals at angles (...)."""
-    return (log_weight + log_wrapped_normal(angle[..., None] - mean, log_var)).logsumexp(-1)
+    return (log_weight + log_wrapped_normal(angle[..., None] - mean, log_var, images=1)).logsumexp(-1)

@@ -52,7 +52,7 @@ class OptimiserConfig:
 class BatchConfig:
     """How many states an update trains on, and where those of balance come from."""
 
-    denoising: int = setting(4080, "noised states an update of denoising, shared among the steps", low=1)
+    denoising: int = setting(4080, "states an update of denoising, shared among the steps of diffusion", low=1)
     balance: int = setting(256, "trajectories an update of balance", low=1)
     replay_updates: int = setting(3, "replay updates for every on-policy update; 0 for on-policy only", low=0)
     exploration: float = setting(
@@ -144,6 +144,12 @@ class TrainConfig:
     seed: int = setting(0, "of everything random", low=0)
     objective: Literal["tb", "log_variance", "subtb", "db", "reverse_kl"] = setting(
         "tb", "after denoising: trajectory balance, log-variance, SubTB(lambda), detailed balance or reverse KL"
+    )
+    balanced: Literal["all", "torsions"] = setting(
+        "all",
+        "what the objective trains: the whole policy, or the torsions' mixtures alone, while the diffusion goes on by "
+        "denoising, whose gradients are far less noisy",
+        needs={"objective": ("tb", "log_variance"), "train.schedule.torsions": "first"},
     )
     subtb_lambda: float = setting(0.9, "lambda of SubTB", low=0.0, high=1.0, needs={"objective": "subtb"})
     start: Literal["annealed", "scratch"] = setting(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from molsampler.basis import ranks
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.space import Space
-from molsampler.diffusion.kinds import make_policy, make_process
+from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
 from molsampler.diffusion.torsions import TorsionPolicy
@@ -34,6 +34,8 @@ class Learner:
 
     policy, twist : modules; log_z : learnt scalar (); averaged : the policy with exponentially averaged parameters,
         which samples; training_policy : `policy`, its networks compiled or in reduced precision
+    balanced_policy : what the objective trains, the same or a view of it with a constant diffusion; denoised : the
+        diffusions that go on with denoising meanwhile
     skipped : updates that were not made, by reason
     """
 
@@ -56,6 +58,12 @@ class Learner:
         self.averaged = make_policy(self.process, config.policy, config.torsions, again, score)
         self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
+        self.balanced_policy, self.denoised = self.training_policy, []
+        if config.balanced == "torsions":
+            self.balanced_policy, self.denoised = apart(self.training_policy)
+        self._mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
+        own = {id(p) for p in self._mixtures}
+        self._rest = [p for p in self.policy.parameters() if id(p) not in own]
         self._averaged_over = 0
         self.skipped: Counter[str] = Counter()
         self.start_phase()
@@ -71,14 +79,11 @@ class Learner:
 
     def _optimiser_of_policy(self) -> torch.optim.Optimizer:
         """Mixtures by Adam, at a rate of their own; the rest by the configured method."""
-        mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
-        own = {id(p) for p in mixtures}
-        rest = [p for p in self.policy.parameters() if id(p) not in own]
+        rest, mixtures = self._rest, self._mixtures
         soap = self.config.method == "soap"
         groups = soap_groups(self.policy, rest) if soap else [{"params": rest}]
         if mixtures:
-            factor = self.config.mixture_rate / self.config.warm_rate
-            groups.append({"params": mixtures, "factor": factor, "betas": _BETAS})
+            groups.append({"params": mixtures, "mixtures": True, "betas": _BETAS})
         return SOAP(groups) if soap else torch.optim.Adam(groups, lr=1.0, betas=_BETAS)
 
     def set_log_z(self, log_z: float) -> None:
@@ -89,23 +94,39 @@ class Learner:
     def rate(self, done: int, total: int) -> float:
         """Share of the peak learning rate after `done` of `total` updates of a phase: a ramp, then a cosine."""
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
-        return min(1.0, (done + 1) / self.config.ramp) * (self.config.final + (1.0 - self.config.final) * cosine)
+        return self.ramp(done) * (self.config.final + (1.0 - self.config.final) * cosine)
 
-    def step_policy(self, loss: Tensor, rate: float, with_log_z: bool) -> bool:
-        """One update of the policy, and of log Z with it; skipped and counted where anything is not finite."""
-        if not self._step(loss, [(self.policy_optimiser, self.policy, rate)], "policy"):
+    def ramp(self, done: int) -> float:
+        """Share of the peak learning rate after `done` updates of linear increase."""
+        return min(1.0, (done + 1) / self.config.ramp)
+
+    def step_policy(self, loss: Tensor, rate: float, with_log_z: bool, mixtures: float | None = None) -> bool:
+        """One update of the policy, and of log Z with it; skipped and counted where anything is not finite.
+
+        mixtures : the rate of mixtures, where it is not in its configured proportion to the policy's; log Z follows it
+        """
+        if mixtures is None:
+            mixtures, log_z = rate * self.config.mixture_rate / self.config.warm_rate, rate
+        else:
+            log_z = mixtures
+        for group in self.policy_optimiser.param_groups:
+            group["lr"] = mixtures if group.get("mixtures") else rate
+        if not self._step(loss, [self.policy_optimiser], [self._rest, self._mixtures], "policy"):
             return False
-        self._after_policy(rate, with_log_z)
+        self._after_policy(log_z, with_log_z)
         return True
 
     def step_twist(self, loss: Tensor, rate: float) -> bool:
         """One update of the twist; skipped and counted where anything is not finite."""
-        return self._step(loss, [(self.twist_optimiser, self.twist, rate)], "twist")
+        _set_rate(self.twist_optimiser, rate)
+        return self._step(loss, [self.twist_optimiser], [list(self.twist.parameters())], "twist")
 
     def step_both(self, loss: Tensor, rate: float, twist_rate: float) -> bool:
         """One update of policy, twist and log Z by one loss; skipped and counted where anything is not finite."""
-        groups = [(self.policy_optimiser, self.policy, rate), (self.twist_optimiser, self.twist, twist_rate)]
-        if not self._step(loss, groups, "policy and twist"):
+        _set_rate(self.policy_optimiser, rate)
+        _set_rate(self.twist_optimiser, twist_rate)
+        clipped = [[*self.policy.parameters()], [*self.twist.parameters()]]
+        if not self._step(loss, [self.policy_optimiser, self.twist_optimiser], clipped, "policy and twist"):
             return False
         self._after_policy(rate, with_log_z=True)
         return True
@@ -119,24 +140,24 @@ class Learner:
         average, learning = list(self.averaged.parameters()), [p.detach() for p in self.policy.parameters()]
         torch._foreach_lerp_(average, learning, 1.0 - decay)
 
-    def _step(self, loss: Tensor, groups: list[tuple[torch.optim.Optimizer, nn.Module, float]], of: str) -> bool:
+    def _step(self, loss: Tensor, optimisers: list[torch.optim.Optimizer], clipped: list[list], of: str) -> bool:
+        """clipped : lists of parameters, the gradient of each clipped by itself"""
         (broken,) = ranks.any_of(not bool(torch.isfinite(loss)))
         if broken:
             self.skipped[f"{of}: loss not finite"] += 1
             return False
         self.log_z_optimiser.zero_grad()
-        for optimiser, _, _ in groups:
+        for optimiser in optimisers:
             optimiser.zero_grad()
         loss.backward()
-        ranks.average_gradients([*(p for _, module, _ in groups for p in module.parameters()), self.log_z])
-        norms = [nn.utils.clip_grad_norm_(module.parameters(), self.config.clip) for _, module, _ in groups]
+        ranks.average_gradients([*(p for parameters in clipped for p in parameters), self.log_z])
+        norms = [nn.utils.clip_grad_norm_(parameters, self.config.clip) for parameters in clipped]
         if self.log_z.grad is not None:
             norms.append(self.log_z.grad)
         if not all(bool(torch.isfinite(norm)) for norm in norms):
             self.skipped[f"{of}: gradient not finite"] += 1
             return False
-        for optimiser, _, rate in groups:
-            _set_rate(optimiser, rate)
+        for optimiser in optimisers:
             optimiser.step()
         return True
 
@@ -192,7 +213,7 @@ def accelerator(
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("factor", 1.0)
+        group["lr"] = rate
 
 
 def faster_precision(device: str = "cpu") -> str:

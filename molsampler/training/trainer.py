@@ -132,14 +132,16 @@ class Trainer:
         start = time.perf_counter()
         phase = "denoising" if self.denoises else "balance"
         if self.denoises:
-            loss = self.denoise(self.learner.rate(self.done, self.warm_updates))
+            loss = self.denoise(self._warm_rate())
             if self.config.rollouts.number and self.done % self.config.rollouts.every == self.config.rollouts.every - 1:
                 self.rollouts()
         else:
-            if self.done == self.warm_updates and self.done > 0:
+            if self.done == self.warm_updates and self.done > 0 and not self.learner.denoised:
                 self.learner.start_phase()
             k = self.done - self.warm_updates
-            loss = self.balance(k, self.learner.rate(k, self.updates))
+            # optimisers that are not new need no ramp
+            start = self.learner.config.ramp if self.learner.denoised else 0
+            loss = self.balance(k, self.learner.rate(k + start, self.updates + start))
         every = self.config.moves.every
         if every and self.done % every == every - 1 and not self.behaviours.moves_spent:
             self.behaviours.local_moves()
@@ -148,12 +150,15 @@ class Trainer:
         self.phase_seconds[phase] += time.perf_counter() - start
         return loss
 
+    def _warm_rate(self) -> float:
+        """Share of the peak rate: the cosine ends with denoising, or lies ahead where the diffusion goes on with it."""
+        learner = self.learner
+        return learner.ramp(self.done) if learner.denoised else learner.rate(self.done, self.warm_updates)
+
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""
-        n = self.learner.process.n_steps
-        size = ranks.share(max(self.config.batch.denoising // n, 1))
-        x, _, score = self.behaviours.draw(n * size)
-        x, score = x.unflatten(0, (n, size)), score.unflatten(0, (n, size))
+        size = ranks.share(max(self.config.batch.denoising, self.learner.process.n_steps))
+        x, _, score = self.behaviours.draw(size)
         loss = self.learner.training_policy.fit_losses(x, score, self.control_variate.mix, self.generator).mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.warm_rate, with_log_z=False)
         return _told(loss, made)
@@ -167,7 +172,7 @@ class Trainer:
         if self.config.objective == "reverse_kl":
             return self._reverse_kl(share)
         states, log_r = self._training_states(k)
-        trajectories = score_states(self.learner.training_policy, states, self.surrogate(log_r))
+        trajectories = score_states(self.learner.balanced_policy, states, self.surrogate(log_r))
         if self.config.objective in ("subtb", "db"):
             return self._subtrajectory_balance(trajectories, share)
         optimiser, log_z = self.config.optimiser, self.learner.log_z
@@ -177,7 +182,14 @@ class Trainer:
             loss = log_variance(trajectories, optimiser.residual_limit).mean()
             # log Z follows without a say in the policy; twist and reports need it
             loss = loss + (log_z - trajectories.log_weights().detach()).square().mean()
-        made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
+        if self.learner.denoised:
+            x, _, score = self.behaviours.draw(ranks.share(self.config.batch.denoising))
+            mix = self.control_variate.mix
+            fits = [policy.fit_losses(x, score, mix, self.generator).mean() for policy in self.learner.denoised]
+            rates = {"rate": share * optimiser.warm_rate, "mixtures": share * optimiser.rate}
+            made = self.learner.step_policy(torch.stack([loss, *fits]).sum(), with_log_z=True, **rates)
+        else:
+            made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
         ends = self.learner.process.chunk_ends(self.config.smc.chunk)
         twist_loss = subtb_chunk(self._with_flow(trajectories, ends), log_z)
         if ends:  # a single chunk has no twist

@@ -10,7 +10,7 @@ import torch
 
 from molsampler.basis.space import Space
 from molsampler.diffusion.chain import PolicyChain, ProcessChain
-from molsampler.diffusion.kinds import make_policy, make_process
+from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess
@@ -32,7 +32,7 @@ def policy(space: Space = SPACE, schedule: ScheduleConfig = SCHEDULE) -> PolicyC
     """A small policy with weights in its last layers."""
     made = make_policy(process(space, schedule), PolicyConfig(16, 2), TorsionConfig(components=6, width=16), seeded(0))
     with torch.no_grad():
-        made.policies[0].network.weights[-1].normal_(0.0, 0.2, generator=seeded(1))
+        made.policies[0].density.network.weights[-1].normal_(0.0, 0.2, generator=seeded(1))
         made.policies[1].network.mlp.last.weight.normal_(0.0, 0.05, generator=seeded(2))
     return made
 
@@ -96,7 +96,7 @@ def test_the_mean_weight_is_z(kappa, line):
 
 def test_losses_train_each_kind_on_its_own_steps():
     p = policy()
-    data = SPACE.sample_prior(7 * 3, seeded(8)).unflatten(0, (7, 3))
+    data = SPACE.sample_prior(14, seeded(8))
     seen = []
 
     def mix(a, w):
@@ -104,7 +104,7 @@ def test_losses_train_each_kind_on_its_own_steps():
         return a
 
     losses = p.fit_losses(data, data, mix, seeded(9))
-    assert losses.shape == (7,) and seen == [(4, 3, 2)]  # the control variate is that of the line's four steps
+    assert losses.shape == (7,) and seen == [(4, 3, 2)]  # that of the line's four steps, which share the states
     losses[:3].sum().backward(retain_graph=True)
     assert not any(bool(w.grad.any()) for w in p.policies[1].parameters() if w.grad is not None)
     losses[3:].sum().backward()
@@ -131,7 +131,9 @@ def test_an_accelerated_view_shares_parameters_and_changes_nothing():
         y, log_p = view.sample_step(x, n, seeded(11))
         same, log_q = p.sample_step(x, n, seeded(11))
         assert torch.equal(y, same) and torch.equal(log_p, log_q)
-    assert len(calls) == 2 and set(p.state_dict()) == names == set(view.state_dict())
+        assert torch.equal(view.log_prob(y, x, n), p.log_prob(y, x, n))
+    assert set(calls) == {p.policies[0].density, p.policies[1].network}
+    assert set(p.state_dict()) == names == set(view.state_dict())
     for parameter, shared in zip(p.parameters(), view.parameters(), strict=True):
         assert parameter is shared
     copied = copy.deepcopy(p)
@@ -151,3 +153,34 @@ def test_the_line_sees_the_angles():
     assert not torch.allclose(line(x, 1)[0], line(turned, 1)[0])
     y, _ = p.sample_step(x, 4, seeded(14))
     assert torch.equal(y[:, 2:], x[:, 2:]) and not torch.equal(y[:, :2], x[:, :2])
+
+
+def test_apart_an_objective_trains_the_torsions_alone_and_sees_the_same_numbers():
+    p = policy()
+    view, diffusions = apart(p)
+    assert diffusions == [p.policies[1]]
+    states, _ = rollout(p, 5, seeded(12))
+    log_r = torch.zeros(5)
+    held, whole = (score_states(each, states, log_r) for each in (view, p))
+    assert torch.equal(held.log_p_f, whole.log_p_f)
+    held.log_weights().sum().backward()
+    assert all(w.grad is not None and bool(w.grad.any()) for w in p.policies[0].density.network.weights)
+    assert all(w.grad is None for w in p.policies[1].parameters())
+    joint = make_policy(make_process(SPACE, ScheduleConfig(4)), PolicyConfig(16, 2), TorsionConfig(), seeded(0))
+    assert apart(joint) == (joint, [])
+
+
+def test_the_density_of_an_angle_sees_those_before_it_alone():
+    """Changing later angles of the state that is conditioned on changes nothing, changing earlier ones does."""
+    p, steps = policy().policies[0].double(), torch.arange(3)
+    x = SPACE.sample_prior(4, seeded(13), dtype=torch.float64)
+    path = process().sample_path(x, seeded(14))
+    log_p = p.log_prob(path[1:4], path[:3], steps)
+    later = path[:3].clone()
+    for n in range(3):
+        later[n, :, 2 + n :] = 0.3
+    assert torch.equal(p.log_prob(path[1:4], later, steps), log_p)
+    earlier = path[:3].clone()
+    earlier[1:, :, 2] += 0.5
+    changed = p.log_prob(path[1:4], earlier, steps) != log_p
+    assert not bool(changed[0].any()) and bool(changed[1:].all())

@@ -36,6 +36,9 @@ def held(learner: Learner) -> list[torch.Tensor]:
     return [value.clone() for value in [*state, *learner.averaged.parameters()]]
 
 
+FIRST = change(CONFIG, schedule={"torsions": "first"}, optimiser={"method": "soap"}, balanced="torsions")
+
+
 def total(learner: Learner) -> torch.Tensor:
     return sum(p.sum() for p in learner.policy.parameters()) + 2.0 * learner.log_z
 
@@ -137,3 +140,22 @@ def test_the_average_is_the_closed_form():
         decay = min(CONFIG.optimiser.ema, k / (10.0 + k))
         average = decay * average + (1.0 - decay) * next(learner.policy.parameters()).detach().double()
     torch.testing.assert_close(next(learner.averaged.parameters()).double(), average, atol=1e-6, rtol=1e-5)
+
+
+def test_mixtures_have_a_rate_and_a_clipping_of_their_own():
+    """Adam's first step is the rate for every parameter with a gradient, however large the others' gradients are."""
+    learner = Learner(Space.of(1, 1), change(FIRST, optimiser={"method": "adam", "clip": 1e-3}))
+    mixtures, line = (list(part.parameters()) for part in learner.policy.policies)
+    before = [p.detach().clone() for p in (*mixtures, *line)]
+    loss = sum(p.sum() for p in mixtures) + 1e6 * sum(p.sum() for p in line)
+    assert learner.step_policy(loss, 1e-3, with_log_z=False, mixtures=5e-4)
+    steps = [float((p - b).detach().abs().max()) for p, b in zip((*mixtures, *line), before, strict=True)]
+    assert steps[: len(mixtures)] == pytest.approx([5e-4] * len(mixtures), rel=1e-2)
+    assert steps[len(mixtures) :] == pytest.approx([1e-3] * len(line), rel=1e-2)
+
+
+def test_what_goes_on_with_denoising_is_the_diffusion():
+    learner = Learner(Space.of(1, 1), FIRST)
+    assert [type(policy).__name__ for policy in learner.denoised] == ["DiffusionPolicy"]
+    assert not Learner(Space.of(1, 1), change(FIRST, balanced="all")).denoised
+    assert not make().denoised

@@ -310,3 +310,27 @@ def test_poison_in_the_buffer_is_skipped_and_forgotten():
     buffer.load_state_dict(clean)
     assert math.isfinite(trainer.update())  # the control variate has not taken it in
     assert_finite(trainer)
+
+
+def test_balance_of_torsions_alone_leaves_the_diffusion_to_denoising():
+    """The same updates with two batches of states to denoise: the mixtures follow the objective alone, the diffusion
+    differs; and the weights' estimate of log Z is right."""
+    config = change(CONFIG, schedule={"torsions": "first"}, balanced="torsions")
+    trainer = make(config)
+    while trainer.done < trainer.total:
+        trainer.update()
+    drawn = trainer.sampler().draw(4000, seeded(3))
+    weights = LogWeights(drawn.log_w)
+    assert weights.ess_fraction > 0.8
+    assert abs(weights.log_mean - LOG_Z) < 5.0 * math.sqrt((1.0 / weights.ess_fraction - 1.0) / 4000)
+
+    def gradients(mix) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        policy = trainer.learner.policy
+        trainer.control_variate.mix, trainer.generator = mix, trainer.generator.manual_seed(4)
+        trainer.behaviours.generator = trainer.generator
+        trainer.balance(0, 1e-12)
+        return tuple([p.grad.clone() for p in part.parameters()] for part in policy.policies)
+
+    (mixtures, line), (same, other) = gradients(lambda a, w: a), gradients(lambda a, w: a + w)
+    assert all(torch.equal(a, b) for a, b in zip(mixtures, same, strict=True)) and any(bool(g.any()) for g in mixtures)
+    assert not any(torch.equal(a, b) for a, b in zip(line[:1], other[:1], strict=True))
