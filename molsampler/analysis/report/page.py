@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -104,6 +105,12 @@ def percent(value: float | None, stderr: float | None = None) -> str:
     return f"{100 * value:.{digits}f} ± {100 * stderr:.{digits}f}\u00a0%"
 
 
+def percent_between(value: float, low: float, high: float) -> str:
+    """A fraction in per cent with an interval that goes further one way: "0.042 (0.021 to 0.081) %"."""
+    digits = max(0, min(6, 1 - _exponent(100 * (high - low) / 2))) if high > low else 3
+    return f"{100 * value:.{digits}f} ({100 * low:.{digits}f} to {100 * high:.{digits}f})\u00a0%"
+
+
 def sigmas(deviation: float | None) -> str:
     """A deviation in standard errors: "+1.2 σ"; "–" where none is known."""
     return "–" if deviation is None else f"{deviation:+.1f}\u00a0σ".replace("-0.0", "+0.0").replace("-", "−")
@@ -139,9 +146,13 @@ def picture(title: str, text: str, path: Path, narrow: bytes | None = None) -> P
 
 def write_report(report: Report, path: str | Path) -> None:
     """Renders the report with its pictures embedded."""
-    template = _TEMPLATES.get_template("report.html")
+    write_page("report.html", path, report=report)
+
+
+def write_page(template: str, path: str | Path, **shown: Any) -> None:
+    """Renders a template of this room with what it shows, pictures embedded, into one file."""
     helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
-    write_text(path, template.render(report=report, **helpers))
+    write_text(path, _TEMPLATES.get_template(template).render(**shown, **helpers))
 
 
 def _embedded(png: bytes) -> str:
