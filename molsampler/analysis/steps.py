@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from molsampler.analysis.coverage import coverage
 from molsampler.analysis.observables.basins import counted_basins, weighted_basins
 from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
 from molsampler.analysis.observables.energies import quantiles
-from molsampler.analysis.observables.ramachandran import find_basins
 from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
 from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import (
@@ -77,14 +77,7 @@ def _upper_bound(study: Study, log_z: Estimate) -> None:
     log_weights = np.asarray(study.subject.reference_log_weights, dtype=np.float64)
     ladder = study.reference.ladder[np.asarray(study.subject.reference_frames)]
     study.metrics["eubo_trajectories"] = len(log_weights)
-    if not np.isfinite(log_weights).all():
-        study.metrics |= {"eubo": (float("inf"), None), "ess_forward": 0.0}
-        return
-    study.metrics["eubo"] = estimates.grouped_mean(log_weights, ladder)
-    top = log_weights.max()
-    mean = estimates.grouped_mean(np.exp(log_weights - top), ladder)  # E_p[w]; 1 / E_p[w / Z] is the ESS
-    ess = float(np.exp(log_z.value - top) / mean.value)
-    study.metrics["ess_forward"] = (ess, ess * float(np.hypot(mean.stderr / mean.value, log_z.stderr)))
+    study.metrics["eubo"], study.metrics["ess_forward"] = estimates.upper_bound(log_weights, ladder, log_z)
 
 
 def backbone(study: Study) -> None:
@@ -115,7 +108,7 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     stored = None if study.reference is None else study.reference.residues.get(pair.residue)
     if stored is None and known is not None:
         stored = counted_basins(pair.residue, known, study.reference.ladder, temperature)
-    basins = stored.basins if stored is not None else find_basins(angles, study.weightings[0].weights)
+    basins = stored.basins if stored is not None else study.pooled_basins(lambda t: phi_psi(t, pair))
     zero = None if stored is None else min(stored.free_energies, key=lambda name: stored.free_energies[name].value)
     found = {w.suffix: weighted_basins(pair.residue, basins, angles, w, temperature, zero) for w in study.weightings}
     label = basins.assign(angles)
@@ -251,4 +244,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, torsions, energies, geometry, rmsd, training)
+ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, training)

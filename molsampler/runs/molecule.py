@@ -58,6 +58,9 @@ class RunConfig:
     platform: str = setting("auto", "OpenMM's platform", needs={"backend": ("auto", "openmm")})
     device: str = setting("cpu", "where networks and torch energy live: cpu, cuda")
     threads: int = setting(0, "of torch on the CPU; 0 for all cores", low=0)
+    coverage: int = setting(
+        4096, "annealed chains made at the end, apart from training, to judge the policy by; 0 for none", low=0
+    )
     setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 

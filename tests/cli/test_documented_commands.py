@@ -14,7 +14,9 @@ from molsampler.cli import synthetic as synthetic_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = r"(?:molsampler (?:new|check|train|sample|analyse|reference|compare)|python scripts/run_(?:aldp|synthetic)\.py)\b.*"
+COMMAND = (
+    r"(?:molsampler (?:new|check|train|sample|analyse|reference|compare)|python scripts/run_(?:aldp|synthetic)\.py)\b.*"
+)
 
 
 def documented() -> list[str]:

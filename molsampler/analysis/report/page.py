@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from molsampler.analysis.pictures.figures import greek as greek_torsion
+from molsampler.analysis.study import Coverage
 from molsampler.store.atomic import write_text
 
 _TEMPLATES = Environment(
@@ -93,6 +95,8 @@ class Report:
     config: str
     has_reference: bool
     notes: list[str] = field(default_factory=list)
+    coverage: Coverage | None = None
+    coverage_limit: float = 0.0
 
 
 def percent(value: float | None, stderr: float | None = None) -> str:
@@ -109,6 +113,13 @@ def percent_between(value: float, low: float, high: float) -> str:
     """A fraction in per cent with an interval that goes further one way: "0.042 (0.021 to 0.081) %"."""
     digits = max(0, min(6, 1 - _exponent(100 * (high - low) / 2))) if high > low else 3
     return f"{100 * value:.{digits}f} ({100 * low:.{digits}f} to {100 * high:.{digits}f})\u00a0%"
+
+
+def population(estimate: tuple[float, float], span: tuple[float, float]) -> str:
+    """A population with its error, or with its interval where that goes further one way."""
+    value, stderr = estimate
+    even = abs(span[1] + span[0] - 2 * value) < 0.02 * (span[1] - span[0])
+    return percent(value, stderr) if even else percent_between(value, *span)
 
 
 def sigmas(deviation: float | None) -> str:
@@ -152,6 +163,7 @@ def write_report(report: Report, path: str | Path) -> None:
 def write_page(template: str, path: str | Path, **shown: Any) -> None:
     """Renders a template of this room with what it shows, pictures embedded, into one file."""
     helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
+    helpers |= {"population": population, "greek_torsion": greek_torsion}
     write_text(path, _TEMPLATES.get_template(template).render(**shown, **helpers))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
+from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
 from molsampler.analysis.report.page import BasinRow, Picture, Report, Verdict, greek, number, percent, picture
 from molsampler.analysis.statistics.estimates import Estimate
@@ -83,8 +84,10 @@ def judge(study: Study, residues: list[tuple[str, list[BasinRow]]], metrics: dic
         judge.say(f"{share} of all weight is on mirror images of a stereocentre, which should have none.", "poor")
     for caution in study.subject.cautions:
         judge.say(caution, "care")
+    judged = study.coverage is not None and judge_coverage(judge.say, study.coverage)
     if study.reference is None:
-        judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
+        if not judged:
+            judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
         return judge.verdict()
     for residue, rows in residues:
         _judge_populations(judge, f" of {residue}" if len(residues) > 1 else "", rows)
@@ -197,12 +200,16 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
         has_reference=study.reference is not None,
         notes=study.notes,
+        coverage=study.coverage,
+        coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
     )
 
 
 def _whose(name: str) -> str:
     if name.endswith("_raw"):
         return "raw samples: "
+    if name.startswith("annealed_population_"):
+        return "annealed states: "
     return "reference: " if name.startswith("reference_") and name != "reference_frames" else ""
 
 

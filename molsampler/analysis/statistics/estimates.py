@@ -34,8 +34,9 @@ def independent_blocks(groups: np.ndarray) -> np.ndarray:
     return index
 
 
-def grouped_mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
-    """Mean of equally weighted but correlated values (n,), whose groups (n,) int, such as ladders, are independent.
+def grouped_mean(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> Estimate:
+    """Mean of correlated values (n,), equally weighted or by weights (n,), whose groups (n,) int, such as ladders, are
+    independent.
 
     The standard error is that of a ratio estimator over `independent_blocks`, which may differ in size.
     """
@@ -44,13 +45,35 @@ def grouped_mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
     if groups.shape != values.shape:
         raise ValueError(f"groups have shape {groups.shape}; expected {values.shape}, one a frame")
     index = independent_blocks(groups)
-    size = np.bincount(index).astype(np.float64)
+    size = np.bincount(index, weights=weights).astype(np.float64)
     count = len(size)
-    mean = float(values.mean())
+    mean = float(values.mean() if weights is None else weights @ values / weights.sum())
     if count < 2:
         return Estimate(mean, float("nan"))
-    residual = np.bincount(index, weights=values) - mean * size
+    residual = np.bincount(index, weights=values if weights is None else weights * values) - mean * size
     return Estimate(mean, float(np.sqrt(np.square(residual).sum() * count / (count - 1)) / size.sum()))
+
+
+def upper_bound(
+    log_weights: np.ndarray, groups: np.ndarray, log_z: Estimate, weights: np.ndarray | None = None
+) -> tuple[Estimate, Estimate]:
+    """EUBO, and forward effective sample size 1 / E[w / Z], of trajectories noised from states of R.
+
+    log_weights : (n,) of the trajectories, +inf where the policy gives one no density: the EUBO is then infinite and
+        the effective sample size 0
+    groups, weights : (n,) of the states, see `grouped_mean`;  log_z : by the policy's own samples
+    """
+    log_weights = np.asarray(log_weights, dtype=np.float64)
+    counts = log_weights if weights is None else log_weights[weights > 0]
+    if not np.isfinite(counts).all():
+        return Estimate(float("inf"), float("nan")), Estimate(0.0, float("nan"))
+    log_weights = np.where(np.isfinite(log_weights), log_weights, counts.min())  # of weight zero
+    top = counts.max()
+    mean = grouped_mean(np.exp(log_weights - top), groups, weights)  # E_p[w]; 1 / E_p[w / Z] is the ESS
+    ess = float(np.exp(log_z.value - top) / mean.value)
+    return grouped_mean(log_weights, groups, weights), Estimate(
+        ess, ess * float(np.hypot(mean.stderr / mean.value, log_z.stderr))
+    )
 
 
 def ess_fraction(log_weights: np.ndarray) -> Estimate:
