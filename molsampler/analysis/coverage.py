@@ -75,7 +75,8 @@ def _parts(study: Study) -> list[tuple[str, Basins, np.ndarray, np.ndarray]]:
     for quadruple, name in zip(rest, torsion_names(frames.topology, rest), strict=True):
         one = [quadruple]
         basins = study.pooled_basins(lambda t, one=one: torsion_angles(t, one))
-        parts.append((name, basins, torsion_angles(frames, one), torsion_angles(other, one)))
+        if len(basins.names) > 1:
+            parts.append((name, basins, torsion_angles(frames, one), torsion_angles(other, one)))
     return parts
 
 

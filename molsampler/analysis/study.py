@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import mdtraj as md
@@ -25,6 +26,8 @@ from molsampler.analysis.statistics.bootstrap import (
     resampled,
 )
 from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.statistics.pareto import smoothed
+from molsampler.basis.log_weights import normalised
 from molsampler.store.run_directory import RunDirectory, Samples
 
 SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
@@ -91,12 +94,15 @@ class Subject:
 @dataclass(frozen=True)
 class ResidueFindings:
     """One residue's basins: populations and free energies of the samples by suffix of the weighting ("" reweighted,
-    "_raw" as drawn), of the reference, and by name how many samples lie in each."""
+    "_raw" as drawn), of the reference, and by name how many samples lie in each; the share in all weight of the
+    heaviest sample there, and the population by Pareto-smoothed weights."""
 
     pair: BackbonePair
     samples: dict[str, ResidueBasins]
     reference: ResidueBasins | None
     found: dict[str, int]
+    heaviest: dict[str, float] = field(default_factory=dict)
+    smoothed: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,13 @@ class Study:
     @property
     def reweighted(self) -> Weighting | None:
         return self.weightings[0] if self.weightings[0].suffix == "" else None
+
+    @cached_property
+    def smoothed(self) -> np.ndarray | None:
+        """(n,) normalised Pareto-smoothed weights; None where none has weight, or for dependent samples."""
+        if self.reweighted is None or self.samples.group is not None:
+            return None
+        return normalised(smoothed(self.samples.log_weights))
 
     def pooled_basins(self, angles: Callable[[md.Trajectory], np.ndarray]) -> Basins:
         """Basins of the samples' angles, (n, d) of a trajectory, and where there are independent states, of both

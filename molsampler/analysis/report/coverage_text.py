@@ -51,8 +51,8 @@ def judge_coverage(say: Say, coverage: Coverage) -> bool:
         named = [greek(greek_torsion(where)) for where in coverage.where[:2]]
         place = f", mostly in {' and '.join(named)}" if named else ""
         say(
-            f"{100 * coverage.uncovered.value:.2g}\u00a0% of the annealed states' weight lies where the policy has less than a hundredth of the "
-            f"density that it should{place}. {'' if short else REMEDY}".strip(),
+            f"{100 * coverage.uncovered.value:.2g}\u00a0% of the annealed states' weight lies where the policy has "
+            f"less than a hundredth of the density that it should{place}. {'' if short else REMEDY}".strip(),
             "poor" if low > GRAVE else "care",
         )
     if not off and not uncovered:

@@ -155,7 +155,7 @@ GROUPS = {
 
 def find(name: str) -> Figure | None:
     """The entry of a name of metrics.json, a suffix _raw or a prefix reference_ aside; None where there is none."""
-    plain = (name, name.removesuffix("_raw"), name.removeprefix("reference_"), name.removeprefix("annealed_"))
+    plain = (name, *map(name.removesuffix, ("_raw", "_smoothed")), *map(name.removeprefix, ("reference_", "annealed_")))
     for expression, figure in _expressions():
         if any(expression.fullmatch(each) for each in plain):
             return figure

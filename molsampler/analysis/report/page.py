@@ -22,6 +22,9 @@ _TEMPLATES = Environment(
 )
 
 
+HEAVY = 0.01  # of all weight, by one sample: its chance draw moves populations of rare basins
+
+
 @dataclass(frozen=True)
 class Verdict:
     """headline : a short sentence;  level : "good", "care" or "poor";  sentences : the reasons"""
@@ -36,6 +39,8 @@ class BasinRow:
     """Populations as fractions, free energies in kJ/mol, each with its standard error; None where there is none.
 
     found : how many of the raw samples lie in the basin;  deviation : of the population, in standard errors
+    span : one-sigma interval where few effective samples lie there;  heaviest : share of a single sample in all weight
+    smoothed : population by Pareto-smoothed weights
     """
 
     name: str
@@ -47,6 +52,14 @@ class BasinRow:
     reference_stderr: float | None = None
     reference_free_energy: tuple[float, float] | None = None
     deviation: float | None = None
+    span: tuple[float, float] | None = None
+    heaviest: float = 0.0
+    smoothed: float | None = None
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a single sample there carries a per cent or more of all weight, or of this basin's a third."""
+        return self.heaviest >= HEAVY or (self.value > 0 and self.found > 1 and self.heaviest > self.value / 3)
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     coverage: Coverage | None = None
     coverage_limit: float = 0.0
+    smooths: bool = False
 
 
 def percent(value: float | None, stderr: float | None = None) -> str:

@@ -34,6 +34,8 @@ def counted(
         are worth then, by default Kish's number
     Of dependent frames there are as many counts fewer as of all frames, and no more than their scatter over the groups
     allows: a Poisson number of mean m in each of K groups has a Kish number of K m / (1 + m) groups.
+    Kish's number of few uneven weights is too large; the count is smaller than that by what one more weight like the
+    largest would do to it, which is nothing where all are equal.
     An empty state has count 0, and one count of it the weight of a typical one of all.
     """
     parts = np.where(inside, weights, 0.0)
@@ -42,7 +44,10 @@ def counted(
     total = float(parts.sum())
     if not total > 0:
         return Counted(0.0, float(1.0 / (kish * efficiency)))
-    count = efficiency * total**2 / float(np.square(parts).sum())
+    square, largest = float(np.square(parts).sum()), float(parts.max())
+    # a sample of uneven weights has not met the largest of them: one more such as the largest, over a typical one
+    square += max(largest**2 - square / np.count_nonzero(parts), 0.0)
+    count = efficiency * total**2 / square
     if groups is not None:
         index = np.unique(groups, return_inverse=True)[1]
         sums, units = np.bincount(index, weights=parts), int(index.max()) + 1
