@@ -51,6 +51,7 @@ MOLECULE: dict[str, Any] = {
     "samples": 192,
     "threads": 1,
     "backend": "torch",
+    "coverage": 0,
     "setup": {"chains": 32, "burn_in": 0.02, "length": 0.05, "interval": 0.005},
     "train": merged(
         TRAIN,

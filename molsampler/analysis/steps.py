@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from molsampler.analysis.observables.basins import counted_basins, weighted_basins
+from molsampler.analysis.coverage import coverage
+from molsampler.analysis.observables.basins import counted_basins, indicators, state_names, weighted_basins
 from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
 from molsampler.analysis.observables.energies import quantiles
-from molsampler.analysis.observables.ramachandran import find_basins
 from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
 from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import (
@@ -29,7 +29,7 @@ from molsampler.analysis.report.page import greek
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
-from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
+from molsampler.analysis.statistics.pareto import k_threshold, pareto_k, smoothed
 from molsampler.analysis.study import ResidueFindings, Study, slug
 
 TORSION_BINS = 100
@@ -52,7 +52,7 @@ def weights(study: Study) -> None:
             metrics["smc_distinct_ancestors"] = float(np.mean(samples.distinct_ancestors))
     metrics |= {
         "samples": n,
-        "ess": ess,
+        "ess": _with_interval(ess, None if samples.group is not None else estimates.ess_interval(log_weights)),
         "effective_samples": (ess.value * n, ess.stderr * n),
         "log_z_estimate": log_z,
         "fraction_outside_support": estimates.outside_support(log_weights),
@@ -61,6 +61,10 @@ def weights(study: Study) -> None:
     if samples.group is None:
         metrics["pareto_k"] = pareto_k(log_weights, study.generator)
         metrics["pareto_k_threshold"] = k_threshold(n)
+        if study.smoothed is not None:
+            tail = smoothed(log_weights)
+            metrics["ess_smoothed"] = (estimates.ess_fraction(tail).value, None)
+            metrics["log_z_estimate_smoothed"] = (estimates.log_z_estimate(tail).value, None)
     if study.reference is not None:
         metrics["reference_frames"] = study.reference.trajectory.n_frames
         if study.subject.reference_log_weights is not None:
@@ -72,19 +76,19 @@ def weights(study: Study) -> None:
         _draw(study, "weights.png", figures.draw_weights, log_weights)
 
 
+def _with_interval(estimate: Estimate, interval: tuple[float, float] | None) -> Estimate | dict[str, float]:
+    """An entry of metrics.json: with `low` and `high` where an interval says more than an error."""
+    if interval is None or not np.isfinite(interval).any():
+        return estimate
+    return {**estimate.as_dict(), "low": interval[0], "high": interval[1]}
+
+
 def _upper_bound(study: Study, log_z: Estimate) -> None:
     """EUBO and forward effective sample size, from trajectories noised from the reference."""
     log_weights = np.asarray(study.subject.reference_log_weights, dtype=np.float64)
     ladder = study.reference.ladder[np.asarray(study.subject.reference_frames)]
     study.metrics["eubo_trajectories"] = len(log_weights)
-    if not np.isfinite(log_weights).all():
-        study.metrics |= {"eubo": (float("inf"), None), "ess_forward": 0.0}
-        return
-    study.metrics["eubo"] = estimates.grouped_mean(log_weights, ladder)
-    top = log_weights.max()
-    mean = estimates.grouped_mean(np.exp(log_weights - top), ladder)  # E_p[w]; 1 / E_p[w / Z] is the ESS
-    ess = float(np.exp(log_z.value - top) / mean.value)
-    study.metrics["ess_forward"] = (ess, ess * float(np.hypot(mean.stderr / mean.value, log_z.stderr)))
+    study.metrics["eubo"], study.metrics["ess_forward"] = estimates.upper_bound(log_weights, ladder, log_z)
 
 
 def backbone(study: Study) -> None:
@@ -115,18 +119,31 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     stored = None if study.reference is None else study.reference.residues.get(pair.residue)
     if stored is None and known is not None:
         stored = counted_basins(pair.residue, known, study.reference.ladder, temperature)
-    basins = stored.basins if stored is not None else find_basins(angles, study.weightings[0].weights)
+    basins = stored.basins if stored is not None else study.pooled_basins(lambda t: phi_psi(t, pair))
     zero = None if stored is None else min(stored.free_energies, key=lambda name: stored.free_energies[name].value)
     found = {w.suffix: weighted_basins(pair.residue, basins, angles, w, temperature, zero) for w in study.weightings}
     label = basins.assign(angles)
     counts = {name: int((label == k).sum()) for k, name in enumerate(basins.names)}
     counts["phi > 0"] = int((angles[:, 0] > 0).sum())
-    study.residues.append(ResidueFindings(pair, found, stored, counts))
+    inside = indicators(basins, angles)
+    names = state_names(basins)
+    heaviest, tail = {}, {}
+    if study.reweighted is not None:
+        w = study.reweighted.weights
+        heaviest = {name: float(np.max(w, where=inside[:, k], initial=0.0)) for k, name in enumerate(names)}
+    if study.smoothed is not None:
+        tail = dict(zip(names, map(float, study.smoothed @ inside), strict=True))
+        study.metrics |= {f"population_{pair.residue}_{slug(name)}_smoothed": (p, None) for name, p in tail.items()}
+    study.residues.append(ResidueFindings(pair, found, stored, counts, heaviest, tail))
     for prefix, suffix, item in [("", w, i) for w, i in found.items()] + (
         [("reference_", "", stored)] if stored else []
     ):
         for kind, values in (("population", item.populations), ("free_energy", item.free_energies)):
-            names = {f"{prefix}{kind}_{pair.residue}_{slug(name)}{suffix}": value for name, value in values.items()}
+            spans = item.spans if kind == "population" else item.free_spans
+            names = {
+                f"{prefix}{kind}_{pair.residue}_{slug(name)}{suffix}": _with_interval(value, spans.get(name))
+                for name, value in values.items()
+            }
             study.metrics |= names
     if known is not None:
         for grid, bins in MAP_BINS.items():
@@ -251,4 +268,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, torsions, energies, geometry, rmsd, training)
+ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, training)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import mdtraj as md
 import numpy as np
+from scipy.special import logsumexp
 
 from molsampler.analysis.observables.basins import ResidueBasins
+from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.observables.torsions import BackbonePair
 from molsampler.analysis.pictures.figures import Ensemble
 from molsampler.analysis.reference_ensemble import Reference
@@ -21,9 +25,42 @@ from molsampler.analysis.statistics.bootstrap import (
     floor_draws,
     resampled,
 )
+from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.statistics.pareto import smoothed
+from molsampler.basis.log_weights import normalised
 from molsampler.store.run_directory import RunDirectory, Samples
 
 SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
+
+
+@dataclass(frozen=True)
+class Independent:
+    """States of the Boltzmann distribution that the policy did not make, to hold it against.
+
+    trajectory : n frames;  weights : (n,) normalised;  groups : (n,) int, what is independent of each other
+    log_weights : (n, k) log w of k trajectories noised from each state, +inf where the policy gives one no density
+    log_z : estimate of log Z by them alone;  origin : what they are, for sentences
+    """
+
+    trajectory: md.Trajectory
+    weights: np.ndarray
+    groups: np.ndarray
+    log_weights: np.ndarray
+    log_z: float
+    origin: str = "annealed states"
+
+    @property
+    def effective(self) -> float:
+        """Independent states that they are worth: Kish's number of their groups."""
+        sums = np.bincount(np.unique(self.groups, return_inverse=True)[1], weights=self.weights)
+        return float(1.0 / np.square(sums).sum())
+
+    @property
+    def log_excess(self) -> np.ndarray:
+        """(n,) log of R over the policy's density at each state, the latter averaged over its k trajectories."""
+        k = self.log_weights.shape[1]
+        with np.errstate(divide="ignore"):
+            return -(logsumexp(-self.log_weights, axis=1) - np.log(k))
 
 
 @dataclass(frozen=True)
@@ -37,6 +74,7 @@ class Subject:
         policy gives one no density. reference_frames : (k,) int, the frame of the stored reference that each began from
     details : (name, text) rows on the molecule for the report;  method : a paragraph;  command : what repeats the run
     cautions : sentences on what the samples cannot hold, for the verdict
+    independent : states that the policy did not make, by which it is judged where there is no reference, and beside one
     """
 
     name: str
@@ -50,17 +88,53 @@ class Subject:
     method: str = ""
     command: str = ""
     cautions: Sequence[str] = ()
+    independent: Independent | None = None
 
 
 @dataclass(frozen=True)
 class ResidueFindings:
     """One residue's basins: populations and free energies of the samples by suffix of the weighting ("" reweighted,
-    "_raw" as drawn), of the reference, and by name how many samples lie in each."""
+    "_raw" as drawn), of the reference, and by name how many samples lie in each; the share in all weight of the
+    heaviest sample there, and the population by Pareto-smoothed weights."""
 
     pair: BackbonePair
     samples: dict[str, ResidueBasins]
     reference: ResidueBasins | None
     found: dict[str, int]
+    heaviest: dict[str, float] = field(default_factory=dict)
+    smoothed: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """One state by two independent estimates. label : residue or torsion;  z : of the samples' above the other's, in
+    standard errors, None where none is known
+    """
+
+    label: str
+    state: str
+    found: int
+    samples: Estimate
+    samples_span: tuple[float, float]
+    independent: Estimate
+    independent_span: tuple[float, float]
+    z: float | None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What states that the policy did not make say of it.
+
+    rows : all states of residues and torsions;  uncovered : share of their weight where the policy has less than a
+    hundredth of the density that it should, and its one-sigma interval;  where : the states that most of it lies in
+    effective : independent states that they are worth
+    """
+
+    rows: list[CoverageRow]
+    uncovered: Estimate
+    uncovered_span: tuple[float, float]
+    where: list[str]
+    effective: float
 
 
 @dataclass
@@ -85,6 +159,7 @@ class Study:
     captions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     narrow: dict[str, bytes] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
     @classmethod
     def of(cls, run: RunDirectory, subject: Subject, samples: Samples, reference: Reference | None) -> Study:
@@ -110,6 +185,23 @@ class Study:
     @property
     def reweighted(self) -> Weighting | None:
         return self.weightings[0] if self.weightings[0].suffix == "" else None
+
+    @cached_property
+    def smoothed(self) -> np.ndarray | None:
+        """(n,) normalised Pareto-smoothed weights; None where none has weight, or for dependent samples."""
+        if self.reweighted is None or self.samples.group is not None:
+            return None
+        return normalised(smoothed(self.samples.log_weights))
+
+    def pooled_basins(self, angles: Callable[[md.Trajectory], np.ndarray]) -> Basins:
+        """Basins of the samples' angles, (n, d) of a trajectory, and where there are independent states, of both
+        together, each with an equal share: a state that the samples miss is there."""
+        values, weights = angles(self.samples.trajectory), self.weightings[0].weights
+        other = self.subject.independent
+        if other is None:
+            return find_basins(values, weights)
+        both = np.concatenate([weights, other.weights]) / 2
+        return find_basins(np.concatenate([values, angles(other.trajectory)]), both)
 
     def compare(self, measure: Measure) -> None:
         """The measure's figures, reweighted and raw, with errors and floors."""

@@ -1,4 +1,4 @@
-"""Subcommands that need no run: `molsampler new`, `molsampler check` and `molsampler reference`."""
+"""Subcommands that begin no run: `molsampler new`, `check`, `reference` and `compare`."""
 
 from __future__ import annotations
 
@@ -130,3 +130,40 @@ def reference(
     for name, estimate in stored.populations.items():
         print(f"{name:8s} {estimate.value:.5f} +- {np.nan if estimate.stderr is None else estimate.stderr:.5f}")
     print(f"reference: {folder}")
+
+
+def compare(
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path = Path("comparison.html"),
+    top: Path | None = None,
+    weights: tuple[str, ...] = (),
+    temperature: float | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Compare ensembles of one molecule side by side: run directories, stored references, trajectories.
+
+    Populations with errors and their deviations from the first, free energies, divergences over what finite samples
+    show, and pictures on one scale, in one page and a JSON file beside it.
+
+    Args:
+        paths: Two or more; the first is what the others are held against. Run directories, folders of references, and
+            trajectories of any format that mdtraj opens.
+        out: The page, an HTML file; the JSON goes beside it.
+        top: A file with the topology of trajectories whose format has none; by default that of the first run or
+            reference.
+        weights: TRAJECTORY=FILE, once or more: weights of the frames of a trajectory, `weights` or `log_weights` of an
+            .npz, an .npy, or text.
+        temperature: In kelvin, of the free energies; by default that of the first run or reference.
+        overwrite: Replace the page.
+        quiet: Results only.
+    """
+    from molsampler.analysis.report.compared_page import summary
+    from molsampler.runs.compare import compare as side_by_side
+
+    found = side_by_side(
+        paths, out, top=top, weights=weights, temperature=temperature, overwrite=overwrite, say=printer(quiet)
+    )
+    for sentence in [*found.notes, *summary(found)]:
+        print(sentence)
+    print(f"results: {out}, {out.with_suffix('.json')}")

@@ -1,4 +1,5 @@
-"""The command line: `molsampler new | check | train | sample | analyse | reference`, and `scripts/run_aldp.py`."""
+"""The command line, `molsampler new | check | train | sample | analyse | reference | compare`, and
+`scripts/run_aldp.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import tyro
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
-from molsampler.cli.commands import check, new, reference
+from molsampler.cli.commands import check, compare, new, reference
 from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, print_verdict, printer
 from molsampler.runs import molecule as runs
@@ -169,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": sample,
         "analyse": analyse,
         "reference": reference,
+        "compare": compare,
     }
     return guarded(
         "molsampler", lambda: tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="molsampler")

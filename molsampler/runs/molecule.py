@@ -50,8 +50,8 @@ MOLECULE_TRAIN = change(
     moves={"every": 100},
     rollouts={"every": 40},
 )
-"""What a run on a molecule begins with: torsions first, then a short diffusion. After a short warm-up trajectory balance
-trains the torsions, whose density regression on replayed states learns by heart, while the diffusion goes on by
+"""What a run on a molecule begins with: torsions first, then a short diffusion. After a short warm-up trajectory
+balance trains the torsions, whose density regression on replayed states learns by heart, while the diffusion goes on by
 denoising with SOAP, whose gradients are far less noisy (docs/BENCHMARKS.md)."""
 
 
@@ -76,6 +76,9 @@ class RunConfig:
         low=0,
     )
     threads: int = setting(0, "of torch on the CPU, in each process; 0 for all cores, shared among processes", low=0)
+    coverage: int = setting(
+        4096, "annealed chains made at the end, apart from training, to judge the policy by; 0 for none", low=0
+    )
     setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 

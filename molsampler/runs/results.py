@@ -17,6 +17,7 @@ from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.facts import ring_cautions
 from molsampler.molecules.loading.folders import reference_folders
+from molsampler.runs.coverage import independent_states
 from molsampler.runs.molecule import Job
 from molsampler.smc.trained import check_samples
 
@@ -163,6 +164,7 @@ def _conclude(job: Job, figures: dict) -> dict:
         ],
         method=_METHOD.format(draws=_DRAWS[config.train.schedule.torsions]),
         command=f"python {' '.join(sys.argv)}",
+        independent=independent_states(job),
         cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
     )
     metrics = analyse(job.run, subject, reference, figures)

@@ -57,11 +57,14 @@ class Prefill:
 @dataclass(frozen=True)
 class Annealed(Prefill):
     """betas : the path; acceptance : the kernel's at each temperature; distinct_ancestors : prior draws that have
-    descendants."""
+    descendants; ancestors, explorer_ancestors : the prior draw that each particle descends from. What descends from one
+    is dependent, what descends from different ones is not (Chan and Lai, Ann. Statist. 41, 2877 (2013))."""
 
     betas: list[float]
     acceptance: list[float]
     distinct_ancestors: int
+    ancestors: Tensor
+    explorer_ancestors: Tensor
 
 
 @torch.no_grad()
@@ -109,18 +112,18 @@ def annealed_smc(
         betas.append(beta)
         acceptance.append(rate)
         if len(betas) == 1:
-            hot, hot_log_z, hot_scale = state, log_z, scale
+            hot, hot_log_z, hot_scale, hot_ancestors = state, log_z, scale, ancestors
         if on_temperature is not None:
             on_temperature(beta)
     path = betas if explore else []
     if not explore:
-        hot = ChainState(hot.x[:0], hot.log_r[:0], hot.score[:0])
+        hot, hot_ancestors = ChainState(hot.x[:0], hot.log_r[:0], hot.score[:0]), ancestors[:0]
     log_w = torch.full((len(hot.x),), hot_log_z, dtype=torch.float64, device=x.device)
     for before, beta in zip(path, path[1:], strict=False):
         log_w += (beta - before) * (hot.log_r.double() - space.log_prior(hot.x).double())
         moves = config.moves if beta < 1.0 else config.last_moves
         hot, hot_scale, _ = _move(kernel, log_prob_and_score, space, hot, hot_scale, beta, moves, generator)
-    return Annealed(state, log_z, hot, log_w, betas, acceptance, len(ancestors.unique()))
+    return Annealed(state, log_z, hot, log_w, betas, acceptance, len(ancestors.unique()), ancestors, hot_ancestors)
 
 
 def _next_step(log_ratio: Tensor, largest: float, ess: float) -> float:

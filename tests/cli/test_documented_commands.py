@@ -14,7 +14,9 @@ from molsampler.cli import synthetic as synthetic_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = r"(?:molsampler (?:new|check|train|sample|analyse|reference)|python scripts/run_(?:aldp|synthetic)\.py)\b.*"
+COMMAND = (
+    r"(?:molsampler (?:new|check|train|sample|analyse|reference|compare)|python scripts/run_(?:aldp|synthetic)\.py)\b.*"
+)
 
 
 def documented() -> list[str]:
@@ -29,7 +31,7 @@ def documented() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch):
-    for name in ("new", "check", "train", "sample", "analyse", "reference"):
+    for name in ("new", "check", "train", "sample", "analyse", "reference", "compare"):
         original = getattr(cli, name)
         monkeypatch.setattr(cli, name, functools.wraps(original)(lambda *args, **kwargs: None))
     monkeypatch.setattr(synthetic_cli, "_run_all", lambda *args: None)

@@ -121,3 +121,32 @@ def test_reverse_kl_has_no_twist_to_sample_with(tmp_path):
         assert "\n" not in str(refused.value)
     assert np.array_equal(molsampler.load_samples(out).log_weights, first.log_weights)
     assert cli.main(["sample", str(out), "--sampler", "smc", "--quiet"]) == 2
+
+
+@pytest.mark.usefixtures("plain_analysis")
+def test_a_run_judges_its_own_coverage_and_training_does_not_notice(tmp_path, threads):
+    """Fresh annealed states, made once: figures, a table and a verdict without a reference; what is learnt afterwards
+    is bit for bit what it would have been. 16 updates cannot cover the molecule, and the verdict says so."""
+    ends = []
+    for coverage in (0, 256):
+        config = tiny.molecule_config(coverage=coverage)
+        with molsampler.start("gly", tmp_path / str(coverage), config, progress=False, say=silent) as run:
+            for _ in range(11):
+                run.job.trainer.update()
+            run.sample(160)
+            metrics = run.analyse()
+            stored = (tmp_path / str(coverage) / "annealed.npz").is_file()
+            assert stored == bool(coverage) == ("annealed_eubo" in metrics)
+            assert run.train()
+            ends.append(learnt(run))
+    assert_same(*ends)
+    assert [name for name in metrics if find(name) is None] == []
+    states = np.load(tmp_path / "256" / "annealed.npz")
+    assert states["weights"].sum() == pytest.approx(1.0) and len(states["x"]) > 256  # chains and explorers
+    assert metrics["annealed_effective_samples"]["value"] <= len(np.unique(states["groups"]))
+    assert metrics["annealed_eubo"]["value"] > metrics["elbo"]["value"]
+    assert any(name.startswith("coverage_z_GLY") for name in metrics)
+    assert "Coverage, without a reference" in (tmp_path / "256" / "report.html").read_text()
+    before = states["x"]
+    assert cli.main(["analyse", str(tmp_path / "256"), "--quiet"]) == 0  # the same states again
+    assert np.array_equal(np.load(tmp_path / "256" / "annealed.npz")["x"], before)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.statistics.bootstrap import Weighting
 from molsampler.analysis.statistics.estimates import Estimate, independent_blocks
+from molsampler.analysis.statistics.few import FEW, Counted, counted, ratio_interval, share_interval
 from molsampler.analysis.statistics.multistate import jackknife_covariance
 from molsampler.basis.units import thermal_energy
 
@@ -22,20 +24,45 @@ class ResidueBasins:
     residue : its label, such as "ALA2"
     populations : fractions by basin name, and of "phi > 0"
     free_energies : kJ/mol by basin name, against the most populated basin
+    spans, free_spans : one-sigma intervals of either, where effective counts are too few for an error that goes both
+        ways alike; the error is then half of it
     """
 
     residue: str
     basins: Basins
     populations: dict[str, Estimate]
     free_energies: dict[str, Estimate]
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    free_spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def span(self, name: str) -> tuple[float, float]:
+        """The one-sigma interval of a population."""
+        value, stderr = self.populations[name]
+        return self.spans.get(name, (value - stderr, value + stderr))
+
+
+def deviation(value: float, span: tuple[float, float], other: float, other_span: tuple[float, float]) -> float | None:
+    """value - other in standard errors, each of them the part of its one-sigma interval on the side of the other;
+    None where no error is known."""
+    gap = value - other
+    mine, theirs = (value - span[0], other_span[1] - other) if gap > 0 else (span[1] - value, other - other_span[0])
+    error = math.hypot(mine, theirs)
+    return gap / error if math.isfinite(error) and error > 0 else None
 
 
 def indicators(basins: Basins, angles: np.ndarray) -> np.ndarray:
-    """(..., k + 1) bool: whether angles (..., 2), radians, lie in each of the k basins, and whether phi > 0."""
-    flat = np.asarray(angles).reshape(-1, 2)
+    """(..., k + 1) bool: whether angles (..., 2), radians, lie in each of the k basins, and whether phi > 0; (..., k)
+    for wells of one torsion, angles (..., 1)."""
+    flat = np.asarray(angles).reshape(-1, basins.labels.ndim)
     label = basins.assign(flat)
-    inside = np.stack([*(label == k for k in range(len(basins.names))), flat[:, 0] > 0], -1)
+    columns = [label == k for k in range(len(basins.names))]
+    inside = np.stack([*columns, flat[:, 0] > 0] if basins.labels.ndim == 2 else columns, -1)
     return inside.reshape(*np.shape(angles)[:-1], -1)
+
+
+def state_names(basins: Basins) -> tuple[str, ...]:
+    """What the columns of `indicators` are."""
+    return (*basins.names, POSITIVE_PHI) if basins.labels.ndim == 2 else basins.names
 
 
 def residue_basins(
@@ -48,14 +75,14 @@ def residue_basins(
 ) -> ResidueBasins:
     """From means (k + 1,) of the indicators and their covariance (k + 1, k + 1); `against` names the basin of free
     energy zero, by default the most populated one."""
-    errors = np.sqrt(np.diag(covariance))
-    names = (*basins.names, POSITIVE_PHI)
-    zero = int(np.argmax(means[:-1])) if against is None else basins.names.index(against)
+    errors = np.sqrt(np.diag(np.atleast_2d(covariance)))
+    names, count = state_names(basins), len(basins.names)
+    zero = int(np.argmax(means[:count])) if against is None else basins.names.index(against)
     return ResidueBasins(
         residue,
         basins,
         {name: Estimate(float(p), float(e)) for name, p, e in zip(names, means, errors, strict=True)},
-        free_energies(basins.names, means[:-1], covariance[:-1, :-1], temperature, zero),
+        free_energies(basins.names, means[:count], np.atleast_2d(covariance)[:count, :count], temperature, zero),
     )
 
 
@@ -88,10 +115,36 @@ def weighted_basins(
     temperature: float,
     against: str | None = None,
 ) -> ResidueBasins:
-    """Of weighted samples at angles (n, 2) radians; errors from their bootstrap."""
-    inside = indicators(basins, angles).astype(np.float64)
+    """Of weighted samples at angles (n, 2) radians; errors from their bootstrap, or where fewer than FEW effective
+    samples lie in a state, or outside of it, from `few`."""
+    flags = indicators(basins, angles)
+    inside = flags.astype(np.float64)
     covariance = np.cov(weighting.replicates @ inside, rowvar=False)
-    return residue_basins(residue, basins, weighting.weights @ inside, covariance, temperature, against)
+    found = residue_basins(residue, basins, weighting.weights @ inside, covariance, temperature, against)
+    weights, groups = weighting.weights, weighting.groups
+    there = [counted(weights, column, groups, weighting.effective) for column in flags.T]
+    for k, name in enumerate(state_names(basins)):
+        rest = counted(weights, ~flags[:, k], groups, weighting.effective)
+        if min(there[k].count, rest.count) < FEW:
+            found.spans[name] = low, high = share_interval(there[k], rest)
+            found.populations[name] = Estimate(found.populations[name].value, (high - low) / 2)
+    zero = int(np.argmax((weights @ inside)[: len(basins.names)])) if against is None else basins.names.index(against)
+    _few_free_energies(found, there, zero, temperature)
+    return found
+
+
+def _few_free_energies(found: ResidueBasins, there: list[Counted], zero: int, temperature: float) -> None:
+    """Intervals of free energies, in place, where a state or the one of free energy zero has few counts."""
+    rt = thermal_energy(temperature)
+    for k, name in enumerate(found.basins.names):
+        if k == zero or min(there[k].count, there[zero].count) >= FEW:
+            continue
+        low, high = ratio_interval(there[k], there[zero])
+        with np.errstate(divide="ignore"):
+            found.free_spans[name] = span = float(-rt * np.log(high)), float(-rt * np.log(low))
+        value = found.free_energies[name].value
+        if np.isfinite(value) and np.isfinite(span).all():
+            found.free_energies[name] = Estimate(value, (span[1] - span[0]) / 2)
 
 
 def counted_basins(residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float) -> ResidueBasins:

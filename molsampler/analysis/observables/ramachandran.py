@@ -1,4 +1,5 @@
-"""The Ramachandran map: free energy over (phi, psi), and its basins as peaks of the density.
+"""The Ramachandran map: free energy over (phi, psi), and its basins as peaks of the density; wells of one torsion by
+the same algorithm.
 
 Basins are found, not drawn by hand: the periodic histogram is smoothed and every cell is given to the peak that
 steepest ascent leads to; peaks that a shallow saddle parts from a higher one, or that rest on a handful of frames,
@@ -9,6 +10,7 @@ manifolds", J. ACM 60 (2013)). Textbook names serve as labels only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -32,12 +34,12 @@ TEXTBOOK_CENTRES = {  # (phi, psi) in degrees
 
 @dataclass(frozen=True)
 class Basins:
-    """A partition of the torus into basins.
+    """A partition of a torus of d = 2 angles, phi and psi, or of the circle of one (d = 1), into basins.
 
-    labels : (g, g) int, basin of each cell, first axis phi, second psi; cell (i, j) begins at -180 + 360 / g * (i, j)
+    labels : (g,) * d int, basin of each cell, first axis phi, second psi; cell (i, j) begins at -180 + 360 / g * (i, j)
         degrees
     names : one a basin
-    centres : (k, 2) float64 radians, where the smoothed density peaks
+    centres : (k, d) float64 radians, where the smoothed density peaks
     """
 
     labels: np.ndarray
@@ -45,7 +47,7 @@ class Basins:
     centres: np.ndarray
 
     def assign(self, angles: np.ndarray) -> np.ndarray:
-        """(n,) int basin of each of angles (n, 2), radians."""
+        """(n,) int basin of each of angles (n, d), radians."""
         return self.labels.ravel()[flat_cells(angles, len(self.labels))]
 
 
@@ -58,13 +60,15 @@ def free_energy(angles: np.ndarray, weights: np.ndarray | None, temperature: flo
 
 
 def smoothed(probability: np.ndarray, bandwidth: float) -> np.ndarray:
-    """Density (g, g) convolved with a wrapped Gaussian of `bandwidth` radians along both axes; positive everywhere."""
+    """Density (g,) * d convolved with a wrapped Gaussian of `bandwidth` radians on every axis; positive throughout."""
     grid = len(probability)
     offset = 2 * np.pi / grid * np.arange(grid)
     kernel = sum(np.exp(-0.5 * ((offset + 2 * np.pi * k) / bandwidth) ** 2) for k in (-2, -1, 0, 1))
     index = (np.arange(grid)[:, None] - np.arange(grid)[None, :]) % grid
     circulant = (kernel / kernel.sum())[index]  # (g, g)
-    return circulant @ probability @ circulant.T
+    for axis in range(probability.ndim):
+        probability = np.moveaxis(np.tensordot(circulant, probability, (1, axis)), 0, axis)
+    return probability
 
 
 def find_basins(
@@ -73,7 +77,7 @@ def find_basins(
     barrier: float = 0.5,
     min_frames: float = 10.0,
 ) -> Basins:
-    """Basins of the density of angles (n, 2), radians.
+    """Basins of the density of angles (n, 2) or (n, 1), radians.
 
     Two peaks are one basin where ln(lower peak / saddle) < `barrier` (in RT), or where less than `min_frames` frames
     (by effective number, for weighted ones) lie above the saddle on the lower side.
@@ -86,16 +90,20 @@ def find_basins(
     roots = sorted(np.unique(labels), key=lambda r: -probability[labels == r].sum())
     peaks = [np.unravel_index(np.argmax(np.where(labels == r, density, -1.0)), density.shape) for r in roots]
     centres = (np.array(peaks) + 0.5) * 2 * np.pi / _GRID - np.pi
-    lookup = np.zeros(_GRID * _GRID, dtype=np.int64)
+    lookup = np.zeros(labels.size, dtype=np.int64)
     lookup[roots] = np.arange(len(roots))
-    return Basins(lookup[labels], _names(np.rad2deg(centres)), centres)
+    degrees = np.rad2deg(centres)
+    names = _names(degrees) if labels.ndim == 2 else tuple(f"{centre:.0f}°" for centre in degrees[:, 0])
+    return Basins(lookup[labels], names, centres)
 
 
 def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: float) -> np.ndarray:
-    """(g, g) int label (flat index of a cell of the basin) of every cell of the log density height (g, g)."""
-    grid = len(height)
+    """(g,) * d int label (flat index of a cell of the basin) of every cell of the log density height (g,) * d."""
     h, mass = height.ravel(), frames.ravel().copy()
-    parent = np.full(grid * grid, -1)
+    parent = np.full(height.size, -1)
+    offsets = np.array([o for o in product((-1, 0, 1), repeat=height.ndim) if any(o)]).T  # (d, 3^d - 1)
+    places = np.array(np.unravel_index(np.arange(height.size), height.shape))  # (d, cells)
+    beside = np.ravel_multi_index(places[:, :, None] + offsets[:, None, :], height.shape, mode="wrap")
 
     def root(cell: int) -> int:
         while parent[cell] != cell:
@@ -104,9 +112,7 @@ def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: f
         return cell
 
     for cell in np.argsort(-h, kind="stable"):
-        i, j = divmod(int(cell), grid)
-        around = [(i + a) % grid * grid + (j + b) % grid for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
-        seen = sorted((c for c in around if parent[c] >= 0), key=lambda c: -h[c])
+        seen = sorted((int(c) for c in beside[cell] if parent[c] >= 0), key=lambda c: -h[c])
         if not seen:
             parent[cell] = cell  # a peak
             continue
@@ -118,7 +124,7 @@ def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: f
             if high != low and (h[low] - h[cell] < barrier or mass[low] < min_frames):
                 parent[low] = high
                 mass[high] += mass[low]
-    return np.array([root(c) for c in range(grid * grid)]).reshape(grid, grid)
+    return np.array([root(c) for c in range(height.size)]).reshape(height.shape)
 
 
 def _names(centres: np.ndarray) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import mdtraj as md
 import numpy as np
 
+from molsampler.analysis.observables.bond_graph import graph_of
+
 
 class BackbonePair(NamedTuple):
     """The phi and psi of one residue: its label and two quadruples of atom indices."""
@@ -68,3 +70,25 @@ def torsion_names(topology: md.Topology, quadruples: np.ndarray | list) -> list[
         else:
             names.append("-".join(a.name for a in atoms) + f" {atoms[1].residue}")
     return names
+
+
+def shown_torsions(topology: md.Topology) -> list[tuple[int, int, int, int]]:
+    """One quadruple a bond that can turn, from the bond graph alone: phi and psi of every residue first, then bonds
+    between two atoms that both have another heavy neighbour, those of rings where an end is tetrahedral.
+
+    Without bonds, as of an unknown residue in a PDB file, phi and psi are all there is.
+    """
+    graph = graph_of(topology)
+    found = [quadruple for pair in backbone_pairs(topology) for quadruple in (pair.phi, pair.psi)]
+    taken = {frozenset(quadruple[1:3]) for quadruple in found}
+    heavy = [number != 1 for number in graph.atomic_numbers]
+    amides = {frozenset(quadruple[1:3]) for quadruple in graph.isomeric_amides}
+    for i, j in graph.bonds:
+        if frozenset((i, j)) in taken | amides or not (heavy[i] and heavy[j]):
+            continue
+        before = [k for k in graph.neighbours[i] if k != j and heavy[k]]
+        after = [k for k in graph.neighbours[j] if k != i and heavy[k]]
+        rigid = (i, j) in graph.ring_bonds and max(len(graph.neighbours[i]), len(graph.neighbours[j])) < 4
+        if before and after and not rigid and before[0] != after[0]:
+            found.append((before[0], i, j, after[0]))
+    return found

@@ -19,6 +19,8 @@ from molsampler.analysis.statistics.cells import histogram
 from molsampler.store.atomic import atomic_path
 
 COLOURS = {"raw": "#8c8c8c", "reweighted": "#1f6fb4", "reference": "#d9730d"}
+SIDE_BY_SIDE = ("#d9730d", "#1f6fb4", "#2f8f4e", "#8e44ad", "#b3392f", "#3a3f47", "#a08000", "#0f8f8f")
+"""Of ensembles that are compared with each other, in their order."""
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -33,13 +35,15 @@ _DEGREES = np.arange(-180, 181, 90)
 
 
 class Ensemble(NamedTuple):
-    """One ensemble in a picture: its kind ("raw", "reweighted" or "reference"), values (n, ...), weights (n,) or
-    None.
+    """One ensemble in a picture: its kind ("raw", "reweighted", "reference" or, of several side by side, "compared"),
+    values (n, ...), weights (n,) or None; of a compared one its name and colour too.
     """
 
     kind: str
     values: np.ndarray
     weights: np.ndarray | None = None
+    name: str = ""
+    colour: str = ""
 
 
 def greek(name: str) -> str:
@@ -62,7 +66,7 @@ def draw_torsions(
         for k, (axis, name) in enumerate(zip(panels, names, strict=False)):
             for ensemble in ensembles:
                 density = histogram(ensemble.values[:, [k]], ensemble.weights, _TORSION_BINS)
-                _stairs(axis, density / (360 / len(density)), np.linspace(-180, 180, len(density) + 1), ensemble.kind)
+                _stairs(axis, density / (360 / len(density)), np.linspace(-180, 180, len(density) + 1), ensemble)
             axis.set(xlim=(-180, 180), xticks=_DEGREES, title=greek(name), xlabel="degrees")
             axis.set_ylim(bottom=0)
             if k % columns == 0:
@@ -87,7 +91,7 @@ def draw_energy(ensembles: list[Ensemble], path: str | Path | BinaryIO, narrow: 
         for ensemble in ensembles:
             beyond = int((~((ensemble.values >= edges[0]) & (ensemble.values <= edges[-1]))).sum())
             note = f" ({beyond:,} beyond the axis)" if ensemble.kind == "raw" and beyond else ""
-            _stairs(axis, energy_histogram(ensemble.values, ensemble.weights, edges), edges, ensemble.kind, note)
+            _stairs(axis, energy_histogram(ensemble.values, ensemble.weights, edges), edges, ensemble, note)
         axis.set(xlim=(edges[0], edges[-1]), xlabel="potential energy (kJ/mol)", ylabel="density (mol/kJ)")
         axis.set_ylim(bottom=0)
         _legend_above(figure)
@@ -108,7 +112,7 @@ def draw_rmsd(
         for axis, (label, ensembles) in zip(axes, panels, strict=True):
             edges = np.linspace(0.0, 1.05 * max(e.values.max() for e in ensembles) or 1.0, 71)
             for ensemble in ensembles:
-                _stairs(axis, energy_histogram(ensemble.values, ensemble.weights, edges), edges, ensemble.kind)
+                _stairs(axis, energy_histogram(ensemble.values, ensemble.weights, edges), edges, ensemble)
             axis.set(xlim=(0, edges[-1]), xlabel=label)
             axis.set_ylim(bottom=0)
             axis.set_ylabel("density (1/nm)")
@@ -116,7 +120,13 @@ def draw_rmsd(
         save(figure, path)
 
 
-def _stairs(axis: Axes, density: np.ndarray, edges: np.ndarray, kind: str, note: str = "") -> None:
+def _stairs(axis: Axes, density: np.ndarray, edges: np.ndarray, ensemble: Ensemble, note: str = "") -> None:
+    kind = ensemble.kind
+    if kind == "compared":
+        first = ensemble.colour == SIDE_BY_SIDE[0]  # below the others, and broad, so that both are seen
+        style = {"linewidth": 2.6, "alpha": 0.75} if first else {"linewidth": 1.4, "zorder": 3}
+        axis.stairs(density, edges, color=ensemble.colour, label=ensemble.name + note, **style)
+        return
     label = {"raw": "raw samples", "reweighted": "reweighted samples"}.get(kind, kind) + note
     if kind == "raw":
         axis.stairs(density, edges, fill=True, color=COLOURS[kind], alpha=0.4, label=label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -66,12 +67,45 @@ def draw_ramachandran(maps: list[Map], temperature: float, path: str | Path | Bi
     Cells without a frame are blank. The scale ends where all but 1 % of the cells of every map do, rounded up to
     5 kJ/mol.
     """
-    fewest = min(len(e.values) for m in maps for e in m.ensembles)
-    grid = 60 if fewest >= 4000 else 36  # cells of 6 or 10 degrees
+    grid = _grid(maps)
     panels = [panel for m in maps for panel in _panels(m, temperature, grid)]
-    columns = 1 if narrow else len(panels) // len(maps)
+    _draw_panels(panels, 1 if narrow else len(panels) // len(maps), temperature, path, narrow)
+
+
+def draw_maps_compared(maps: list[Map], temperature: float, path: str | Path | BinaryIO, narrow: bool = False) -> None:
+    """Free energy maps of ensembles side by side on one colour scale, two rows a residue: each ensemble's, and below it
+    its difference to the first."""
+    grid = _grid(maps)
+    panels: list[_Panel | None] = []
+    for m in maps:
+        names = [f"{m.residue} {e.name} ({len(e.values):,})" for e in m.ensembles]
+        free = [free_energy(e.values, e.weights, temperature, grid) for e in m.ensembles]
+        panels += [_Panel(_wrapped(name), surface, False, m) for name, surface in zip(names, free, strict=True)]
+        first = m.ensembles[0]
+        gaps = [difference(e, first, temperature, grid // 2) for e in m.ensembles[1:]]
+        titles = [_wrapped(f"{m.residue} {e.name} − {first.name}") for e in m.ensembles[1:]]
+        panels += [None, *(_Panel(title, gap, True, m) for title, gap in zip(titles, gaps, strict=True))]
+    if narrow:
+        panels = [panel for panel in panels if panel is not None]
+    _draw_panels(panels, 1 if narrow else len(maps[0].ensembles), temperature, path, narrow)
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(wrap(title, 34))
+
+
+def _grid(maps: list[Map]) -> int:
+    fewest = min(len(e.values) for m in maps for e in m.ensembles)
+    return 60 if fewest >= 4000 else 36  # cells of 6 or 10 degrees
+
+
+def _draw_panels(
+    panels: list[_Panel | None], columns: int, temperature: float, path: str | Path | BinaryIO, narrow: bool
+) -> None:
+    """Panels row by row, None for an empty place, with their colour bars."""
     rows = len(panels) // columns
-    surfaces = [panel.surface for panel in panels if not panel.difference]
+    there = [panel for panel in panels if panel is not None]
+    surfaces = [panel.surface for panel in there if not panel.difference]
     top = max(float(np.nanpercentile(surface, 99)) for surface in surfaces)
     scale = Normalize(0.0, float(np.clip(np.ceil(top / 5) * 5, 10, 40)))
     gaps = Normalize(-4.0, 4.0)
@@ -81,13 +115,20 @@ def draw_ramachandran(maps: list[Map], temperature: float, path: str | Path | Bi
         figure.get_layout_engine().set(rect=(0.0, 0.015, 1.0, 0.985))  # room for the label of the lowest bar
         axes = figure.subplots(rows, columns, squeeze=False, sharex=not narrow, sharey=not narrow)
         for axis, panel in zip(axes.ravel(), panels, strict=True):
-            _draw(axis, panel, gaps if panel.difference else scale)
-        for axis in axes[:, 0]:
-            axis.set_ylabel("ψ (degrees)")
+            if panel is None:
+                axis.set_axis_off()
+            else:
+                _draw(axis, panel, gaps if panel.difference else scale)
+        for k, row in enumerate(axes):
+            at = next(j for j in range(columns) if panels[k * columns + j] is not None)
+            row[at].set_ylabel("ψ (degrees)")
+            row[at].tick_params(labelleft=True)
         for axis in axes.ravel() if narrow else axes[-1]:
             axis.set_xlabel("φ (degrees)")
         beyond = any(np.nanmax(surface) > scale.vmax for surface in surfaces)
-        _bars(figure, axes, scale, gaps if any(p.difference for p in panels) else None, beyond, temperature)
+        split = not any(panel is None for panel in panels)  # a column of differences has its own bar
+        gaps = gaps if any(p.difference for p in there) else None
+        _bars(figure, axes, scale, gaps, beyond, temperature, split)
         save(figure, path)
 
 
@@ -123,12 +164,18 @@ def _colours(difference: bool):
 
 
 def _bars(
-    figure: Figure, axes: np.ndarray, scale: Normalize, gaps: Normalize | None, beyond: bool, temperature: float
+    figure: Figure,
+    axes: np.ndarray,
+    scale: Normalize,
+    gaps: Normalize | None,
+    beyond: bool,
+    temperature: float,
+    split: bool,
 ) -> None:
     """Colour bars below all panels: of the free energy, and of the difference where there is one."""
     free = f"free energy at {temperature:g} K (kJ/mol)"
     parts = [(axes, scale, False, free, beyond)]
-    if gaps is not None and axes.shape[1] == 1:  # the first bar is the lowest
+    if gaps is not None and (axes.shape[1] == 1 or not split):  # the first bar is the lowest
         parts.insert(0, (axes, gaps, True, "difference (kJ/mol)", True))
     elif gaps is not None:
         parts = [(axes[:, :-1], *parts[0][1:]), (axes[:, -1:], gaps, True, "difference (kJ/mol)", True)]

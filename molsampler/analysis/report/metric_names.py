@@ -59,6 +59,27 @@ BASINS = (
     Figure("free_energy_<residue>_<basin>", "kJ/mol", "free energy of a basin against the most populated one"),
 )
 
+COVERAGE = (
+    Figure("annealed_states", "", "annealed states that the policy did not make, which it is judged by"),
+    Figure("annealed_effective_samples", "", "independent states that they are worth"),
+    Figure("annealed_log_z", "", "log Z by their annealing"),
+    Figure("annealed_eubo", "", "mean log-weight of trajectories noised from them: an upper bound of log Z"),
+    Figure("annealed_ess_forward", "", "effective sample size seen from them: low where the policy misses states"),
+    Figure(
+        "annealed_uncovered",
+        "",
+        "share of their weight where the policy's density is less than a hundredth of what it should be",
+    ),
+    Figure(
+        "annealed_population_<residue>_<basin>", "", "population of a basin, or of a torsion's well, by their weights"
+    ),
+    Figure(
+        "coverage_z_<residue>_<basin>",
+        "",
+        "by how many standard errors the population by the policy's weights lies above the one by annealed states",
+    ),
+)
+
 DIVERGENCES = (
     Figure("ramachandran_kl_<residue>", "nat", "KL divergence of the maps, reference to samples, 100 x 100 bins"),
     Figure("ramachandran_jsd_<residue>", "nat", "Jensen-Shannon divergence of the maps, 100 x 100 bins"),
@@ -125,6 +146,7 @@ GROUPS = {
     "Sizes": SIZES,
     "Weights": WEIGHTS,
     "Basins": BASINS,
+    "Coverage, without a reference": COVERAGE,
     "Divergences from the reference": DIVERGENCES,
     "Averages and geometry": AVERAGES,
     "The run": RUN,
@@ -133,7 +155,7 @@ GROUPS = {
 
 def find(name: str) -> Figure | None:
     """The entry of a name of metrics.json, a suffix _raw or a prefix reference_ aside; None where there is none."""
-    plain = (name, name.removesuffix("_raw"), name.removeprefix("reference_"))
+    plain = (name, *map(name.removesuffix, ("_raw", "_smoothed")), *map(name.removeprefix, ("reference_", "annealed_")))
     for expression, figure in _expressions():
         if any(expression.fullmatch(each) for each in plain):
             return figure

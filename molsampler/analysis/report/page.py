@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from molsampler.analysis.pictures.figures import greek as greek_torsion
+from molsampler.analysis.study import Coverage
 from molsampler.store.atomic import write_text
 
 _TEMPLATES = Environment(
@@ -17,6 +20,9 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+HEAVY = 0.01  # of all weight, by one sample: its chance draw moves populations of rare basins
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class BasinRow:
     """Populations as fractions, free energies in kJ/mol, each with its standard error; None where there is none.
 
     found : how many of the raw samples lie in the basin;  deviation : of the population, in standard errors
+    span : one-sigma interval where few effective samples lie there;  heaviest : share of a single sample in all weight
+    smoothed : population by Pareto-smoothed weights
     """
 
     name: str
@@ -44,6 +52,14 @@ class BasinRow:
     reference_stderr: float | None = None
     reference_free_energy: tuple[float, float] | None = None
     deviation: float | None = None
+    span: tuple[float, float] | None = None
+    heaviest: float = 0.0
+    smoothed: float | None = None
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a single sample there carries a per cent or more of all weight, or of this basin's a third."""
+        return self.heaviest >= HEAVY or (self.value > 0 and self.found > 1 and self.heaviest > self.value / 3)
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,9 @@ class Report:
     config: str
     has_reference: bool
     notes: list[str] = field(default_factory=list)
+    coverage: Coverage | None = None
+    coverage_limit: float = 0.0
+    smooths: bool = False
 
 
 def percent(value: float | None, stderr: float | None = None) -> str:
@@ -102,6 +121,19 @@ def percent(value: float | None, stderr: float | None = None) -> str:
         return f"{100 * value:.3g}\u00a0%"
     digits = max(0, min(4, 1 - _exponent(100 * stderr)))
     return f"{100 * value:.{digits}f} ± {100 * stderr:.{digits}f}\u00a0%"
+
+
+def percent_between(value: float, low: float, high: float) -> str:
+    """A fraction in per cent with an interval that goes further one way: "0.042 (0.021 to 0.081) %"."""
+    digits = max(0, min(6, 1 - _exponent(100 * (high - low) / 2))) if high > low else 3
+    return f"{100 * value:.{digits}f} ({100 * low:.{digits}f} to {100 * high:.{digits}f})\u00a0%"
+
+
+def population(estimate: tuple[float, float], span: tuple[float, float]) -> str:
+    """A population with its error, or with its interval where that goes further one way."""
+    value, stderr = estimate
+    even = abs(span[1] + span[0] - 2 * value) < 0.02 * (span[1] - span[0])
+    return percent(value, stderr) if even else percent_between(value, *span)
 
 
 def sigmas(deviation: float | None) -> str:
@@ -139,9 +171,14 @@ def picture(title: str, text: str, path: Path, narrow: bytes | None = None) -> P
 
 def write_report(report: Report, path: str | Path) -> None:
     """Renders the report with its pictures embedded."""
-    template = _TEMPLATES.get_template("report.html")
+    write_page("report.html", path, report=report)
+
+
+def write_page(template: str, path: str | Path, **shown: Any) -> None:
+    """Renders a template of this room with what it shows, pictures embedded, into one file."""
     helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
-    write_text(path, template.render(report=report, **helpers))
+    helpers |= {"population": population, "greek_torsion": greek_torsion}
+    write_text(path, _TEMPLATES.get_template(template).render(**shown, **helpers))
 
 
 def _embedded(png: bytes) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
+from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
-from molsampler.analysis.report.page import BasinRow, Picture, Report, Verdict, greek, number, percent, picture
+from molsampler.analysis.report.page import HEAVY, BasinRow, Picture, Report, Verdict, greek, number, percent, picture
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import ResidueFindings, Study
 
@@ -38,11 +39,13 @@ def deviation(found: Estimate, known: Estimate) -> float | None:
 
 def basin_rows(findings: ResidueFindings) -> list[BasinRow]:
     """One row a basin and one for phi > 0, with the reference beside it."""
-    found, known = next(iter(findings.samples.values())), findings.reference
+    first, known = next(iter(findings.samples.values())), findings.reference
     rows = []
-    for name, estimate in found.populations.items():
+    for name, estimate in first.populations.items():
         row: dict[str, Any] = {"name": name, "found": findings.found[name]}
-        row |= {"value": estimate.value, "stderr": estimate.stderr, "free_energy": found.free_energies.get(name)}
+        row |= {"span": first.spans.get(name), "heaviest": findings.heaviest.get(name, 0.0)}
+        row["smoothed"] = findings.smoothed.get(name)
+        row |= {"value": estimate.value, "stderr": estimate.stderr, "free_energy": first.free_energies.get(name)}
         if known is not None:
             other = known.populations[name]
             row |= {"reference": other.value, "reference_stderr": other.stderr}
@@ -83,8 +86,10 @@ def judge(study: Study, residues: list[tuple[str, list[BasinRow]]], metrics: dic
         judge.say(f"{share} of all weight is on mirror images of a stereocentre, which should have none.", "poor")
     for caution in study.subject.cautions:
         judge.say(caution, "care")
+    judged = study.coverage is not None and judge_coverage(judge.say, study.coverage)
     if study.reference is None:
-        judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
+        if not judged:
+            judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
         return judge.verdict()
     for residue, rows in residues:
         _judge_populations(judge, f" of {residue}" if len(residues) > 1 else "", rows)
@@ -106,9 +111,13 @@ def _judge_weights(judge: _Judge, study: Study, metrics: dict[str, Any], ess: Es
             "poor" if worth < 20 else "care",
         )
     share = float(study.reweighted.weights.max())
-    if share > 0.05:
+    if share >= HEAVY:
+        tail = _estimate(metrics.get("ess_smoothed", {})).value
+        beside = f" With Pareto-smoothed weights it is {percent(tail)}." if math.isfinite(tail) else ""
         judge.say(
-            f"A single sample carries {percent(share)} of all weight: the effective sample size flatters.", "care"
+            f"A single sample carries {percent(share)} of all weight: the effective sample size flatters, and the "
+            f"population of a rare basin may hang on it.{beside}",
+            "care" if share > 0.05 else "good",
         )
     k = _estimate(metrics.get("pareto_k", {}))
     if math.isfinite(k.value):
@@ -197,12 +206,19 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
         has_reference=study.reference is not None,
         notes=study.notes,
+        coverage=study.coverage,
+        smooths=study.smoothed is not None,
+        coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
     )
 
 
 def _whose(name: str) -> str:
     if name.endswith("_raw"):
         return "raw samples: "
+    if name.endswith("_smoothed"):
+        return "Pareto-smoothed weights: "
+    if name.startswith("annealed_population_"):
+        return "annealed states: "
     return "reference: " if name.startswith("reference_") and name != "reference_frames" else ""
 
 

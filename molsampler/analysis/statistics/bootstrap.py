@@ -40,12 +40,14 @@ class Weighting:
 
     suffix : of the names of figures: "" for reweighted samples, "_raw" for samples as they were drawn
     weights : (n,) normalised;  replicates : (B, n) normalised, bootstrapped;  effective : frames that they are worth
+    groups : (n,) int, the independent part that each frame belongs to; None where all are independent
     """
 
     suffix: str
     weights: np.ndarray
     replicates: np.ndarray
     effective: float
+    groups: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -68,6 +70,7 @@ class Weighting:
             w,
             resampled(w, generator, groups, replicates),
             effective_frames(w) if effective is None else effective,
+            groups,
         )
 
     def stderr(self, values: np.ndarray) -> float:
@@ -120,6 +123,38 @@ def floor_draws(
     return drawn
 
 
+def two_sample_draws(
+    source: np.ndarray,
+    blocks: np.ndarray | None,
+    own: float,
+    first: tuple[float, bool],
+    second: tuple[float, bool],
+    generator: np.random.Generator,
+    count: int = FLOORS,
+) -> list[Draw]:
+    """`count` pairs of finite samples of one ensemble, frames of `source` weights (n,), for the floor between two.
+
+    blocks : (n,) int, where frames of the source are correlated within blocks;  own : independent frames that it is
+        worth
+    first, second : what is drawn on either side, each how many independent frames it is worth, and whether it consists
+        of whole blocks: such a sample has many more frames, which fill cells as those of a trajectory do
+    """
+    members = [] if blocks is None else [np.flatnonzero(blocks == k) for k in np.unique(blocks)]
+
+    def drawn(effective: float, whole: bool) -> np.ndarray:
+        if not (whole and members):
+            return generator.choice(len(source), size=max(1, round(effective)), p=source)
+        number = max(1, round(len(members) * min(effective / own, 20.0)))
+        frames = np.concatenate([members[k] for k in generator.integers(len(members), size=number)])
+        weights = source[frames]
+        if np.ptp(weights) == 0:
+            return frames
+        weights = weights / weights.sum()
+        return generator.choice(frames, size=max(1, round(effective_frames(weights))), p=weights)
+
+    return [Draw(drawn(*first), drawn(*second)) for _ in range(count)]
+
+
 class Measure(Protocol):
     """Figures of weighted samples against a weighted reference, prepared for many evaluations.
 
@@ -144,13 +179,15 @@ def compare(
     reference_replicates: np.ndarray,
     draws: list[Draw],
     generator: np.random.Generator,
+    reference_weights: np.ndarray | None = None,
 ) -> dict[str, Compared]:
     """Every figure of a measure by name, with its error and its floor.
 
     reference_replicates : (B, m) bootstrapped weights of the reference, B as in the weighting
+    reference_weights : (m,) of the reference itself; equal where left out
     """
     m = reference_replicates.shape[1]
-    value = measure.between(weighting.weights, np.full(m, 1.0 / m), weighting.effective)
+    value = measure.between(weighting.weights, check_weights(reference_weights, m), weighting.effective)
     repeated = np.array(
         [
             measure.between(weighting.replicates[k], reference_replicates[k], weighting.effective)

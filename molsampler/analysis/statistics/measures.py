@@ -24,10 +24,18 @@ class Histograms:
 
     angles (n, d) and reference (m, d), radians; `bins` along each of the d axes
     names : of the figures wanted, each a name and one of "kl", "jsd", "tv"
+    source : angles (l, d) of what floors are drawn from; the reference where left out
     """
 
-    def __init__(self, angles: np.ndarray, reference: np.ndarray, bins: int, names: dict[str, str]) -> None:
-        self.reference = reference
+    def __init__(
+        self,
+        angles: np.ndarray,
+        reference: np.ndarray,
+        bins: int,
+        names: dict[str, str],
+        source: np.ndarray | None = None,
+    ) -> None:
+        self.reference = reference if source is None else source
         self.bins, self.size = bins, bins ** angles.shape[1]
         self._cells, self._reference_cells = flat_cells(angles, bins), flat_cells(reference, bins)
         self.names, self._kinds = tuple(names), tuple(names.values())

@@ -8,6 +8,7 @@ import pytest
 from molsampler.analysis.statistics.estimates import (
     elbo,
     ess_fraction,
+    ess_interval,
     grouped_mean,
     log_z_estimate,
     outside_support,
@@ -43,8 +44,25 @@ def test_errors_equal_the_spread_of_repeated_estimates() -> None:
         repeats.append([ess_fraction(log_w), log_z_estimate(log_w), elbo(log_w)])
     array = np.array(repeats)  # (800, 3, 2)
     spread, stated = array[:, :, 0].std(0), np.sqrt(np.square(array[:, :, 1]).mean(0))
-    # a standard deviation of 800 repeats is known to 2.5 %; delta-method errors of 500 samples are a few per cent off
-    assert np.abs(stated / spread - 1).max() < 0.15
+    # a standard deviation of 800 repeats is known to 2.5 %; delta-method errors of 500 samples are a few per cent off,
+    # that of the ESS is raised by what the largest weight contributes
+    assert np.abs(stated / spread - 1)[1:].max() < 0.15
+    assert 0.9 < stated[0] / spread[0] < 1.6
+
+
+@pytest.mark.parametrize(("effective", "sigma"), [(10, 0.5), (10, 1.0), (50, 1.0)])
+def test_intervals_of_few_uneven_weights_hold_the_truth(effective: int, sigma: float) -> None:
+    """Log-normal weights, 2,000 repeats: a standard error of 1.1 %. With the plain delta method the ESS is inside in 26
+    to 42 % of them, log Z in 60 %."""
+    rng = np.random.default_rng(5)
+    n, truth = round(effective * np.exp(sigma**2)), np.exp(-(sigma**2))
+    held = np.zeros(2)
+    for _ in range(2000):
+        log_w = -(sigma**2) / 2 + sigma * rng.normal(size=n)
+        low, high = ess_interval(log_w)
+        log_z = log_z_estimate(log_w)
+        held += low <= truth <= high, abs(log_z.value) < log_z.stderr
+    assert ((held / 2000 > 0.62) & (held / 2000 < 0.76)).all(), held
 
 
 def test_errors_over_groups_are_those_of_correlated_frames() -> None:

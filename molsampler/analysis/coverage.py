@@ -1,0 +1,103 @@
+"""Whether a policy covers the molecule, judged by states that it did not make: no reference is needed.
+
+The populations of every basin by the policy's importance weights and by the independent states' own, and how much of
+the latter's weight lies where the policy has less than a hundredth of the density that it should. A policy that misses
+a state knows nothing of it; these states do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from molsampler.analysis.observables.basins import ResidueBasins, deviation, indicators, state_names, weighted_basins
+from molsampler.analysis.observables.ramachandran import Basins
+from molsampler.analysis.observables.torsions import phi_psi, torsion_angles, torsion_names
+from molsampler.analysis.statistics import estimates
+from molsampler.analysis.statistics.bootstrap import Weighting
+from molsampler.analysis.statistics.estimates import Estimate
+from molsampler.analysis.statistics.few import counted, share_interval
+from molsampler.analysis.study import Coverage, CoverageRow, Independent, Study, slug
+
+HUNDREDTH = np.log(100.0)
+
+
+def coverage(study: Study) -> None:
+    """A step of the analysis: figures annealed_* and coverage_z_*, and `study.coverage` for report and verdict."""
+    other = study.subject.independent
+    if other is None or study.reweighted is None:
+        return
+    n = len(other.weights)
+    weighting = Weighting.of("", other.weights, n, study.generator, other.groups, other.effective)
+    log_z = Estimate(*study.metrics["log_z_estimate"])
+    # one trajectory a state, as from a reference: means over several would flatter the policy
+    study.metrics["annealed_eubo"], study.metrics["annealed_ess_forward"] = estimates.upper_bound(
+        other.log_weights[:, 0], other.groups, log_z, other.weights
+    )
+    parts = _parts(study)
+    rows, places = [], []
+    for label, basins, angles, angles_other in parts:
+        mine = weighted_basins(label, basins, angles, study.reweighted, study.subject.temperature)
+        theirs = weighted_basins(label, basins, angles_other, weighting, study.subject.temperature)
+        inside = indicators(basins, angles)
+        for k, state in enumerate(state_names(basins)):
+            rows.append(_row(label, state, int(inside[:, k].sum()), mine, theirs))
+        places.append((label, basins, indicators(basins, angles_other)))
+    short = other.log_excess - log_z.value > HUNDREDTH
+    there, rest = (counted(other.weights, flags, other.groups, other.effective) for flags in (short, ~short))
+    span = share_interval(there, rest)
+    share = Estimate(float(other.weights[short].sum()), (span[1] - span[0]) / 2)
+    where = _where(places, other, short)
+    study.coverage = Coverage(rows, share, span, where, other.effective)
+    study.metrics |= {
+        "annealed_states": n,
+        "annealed_effective_samples": other.effective,
+        "annealed_log_z": other.log_z,
+        "annealed_uncovered": share,
+    }
+    for row in rows:
+        name = f"{slug(row.label)}_{slug(row.state)}"
+        study.metrics[f"annealed_population_{name}"] = row.independent
+        study.metrics[f"coverage_z_{name}"] = row.z
+        if f"population_{name}" not in study.metrics:  # wells of torsions have no other table
+            study.metrics[f"population_{name}"] = row.samples
+
+
+def _parts(study: Study) -> list[tuple[str, Basins, np.ndarray, np.ndarray]]:
+    """Label, basins, and the angles of samples and independent states: residues with phi and psi, then soft torsions
+    about other bonds."""
+    frames, other = study.samples.trajectory, study.subject.independent.trajectory
+    parts = []
+    for residue in study.residues:
+        basins = next(iter(residue.samples.values())).basins
+        parts.append((residue.pair.residue, basins, phi_psi(frames, residue.pair), phi_psi(other, residue.pair)))
+    bonds = {frozenset(q[1:3]) for r in study.residues for q in (r.pair.phi, r.pair.psi)}
+    rest = [q for q in study.subject.soft_quadruples if frozenset(q[1:3]) not in bonds]
+    for quadruple, name in zip(rest, torsion_names(frames.topology, rest), strict=True):
+        one = [quadruple]
+        basins = study.pooled_basins(lambda t, one=one: torsion_angles(t, one))
+        if len(basins.names) > 1:
+            parts.append((name, basins, torsion_angles(frames, one), torsion_angles(other, one)))
+    return parts
+
+
+def _row(label: str, state: str, found: int, mine: ResidueBasins, theirs: ResidueBasins) -> CoverageRow:
+    a, b = mine.populations[state], theirs.populations[state]
+    spans = mine.span(state), theirs.span(state)
+    return CoverageRow(label, state, found, a, spans[0], b, spans[1], deviation(a.value, spans[0], b.value, spans[1]))
+
+
+def _where(places: list[tuple[str, Basins, np.ndarray]], other: Independent, short: np.ndarray) -> list[str]:
+    """By residue or torsion, the state that most of the uncovered weight lies in, where that is more than half and more
+    than the state's share of all weight."""
+    total = other.weights[short].sum()
+    if not total > 0:
+        return []
+    named = []
+    for label, basins, inside in places:
+        columns = inside[:, : len(basins.names)]
+        shares = (other.weights[short] @ columns[short]) / total
+        usual = other.weights @ columns
+        k = int(np.argmax(shares / np.maximum(usual, 1e-12) * (shares > 0.5)))
+        if shares[k] > 0.5 and shares[k] > 1.5 * usual[k]:
+            named.append(f"{basins.names[k]} of {label}")
+    return named
