@@ -102,7 +102,7 @@ class MovesConfig:
         needs={"kind": "mala"},
     )
     limit: int = setting(
-        6_000_000,
+        12_000_000,
         "evaluations that local moves may take in a run, whatever its length",
         low=0,
         needs={"every": POSITIVE},
