@@ -58,6 +58,7 @@ def _paper() -> RunConfig:
         train={
             "minutes": 240.0,
             "warm_share": 0.75,
+            "balanced": "all",
             "precision": "float32",
             "schedule": {"n_steps": 128, "torsions": "joint"},
             "policy": {"width": 1024},

@@ -140,8 +140,8 @@ class Trainer:
                 self.learner.start_phase()
             k = self.done - self.warm_updates
             # optimisers that are not new need no ramp
-            start = self.learner.config.ramp if self.learner.denoised else 0
-            loss = self.balance(k, self.learner.rate(k + start, self.updates + start))
+            ahead = self.learner.config.ramp if self.learner.denoised else 0
+            loss = self.balance(k, self.learner.rate(k + ahead, self.updates + ahead))
         every = self.config.moves.every
         if every and self.done % every == every - 1 and not self.behaviours.moves_spent:
             self.behaviours.local_moves()
