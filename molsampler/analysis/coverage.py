@@ -44,7 +44,10 @@ def coverage(study: Study) -> None:
         places.append((label, basins, indicators(basins, angles_other)))
     short = other.log_excess - log_z.value > HUNDREDTH
     there, rest = (counted(other.weights, flags, other.groups, other.effective) for flags in (short, ~short))
-    span = share_interval(there, rest)
+    low, high = share_interval(there, rest)
+    # a state of next to no weight says no more than none at all: a typical one may have been missed as well
+    nothing = counted(other.weights, np.zeros_like(short), other.groups, other.effective)
+    span = low, max(high, share_interval(nothing, rest)[1])
     share = Estimate(float(other.weights[short].sum()), (span[1] - span[0]) / 2)
     where = _where(places, other, short)
     study.coverage = Coverage(rows, share, span, where, other.effective)

@@ -32,9 +32,10 @@ _METHOD = (
     "{draws}; a twist network gives the intermediate targets of sequential Monte Carlo. Both were trained from the "
     "energy alone: a warm start on states annealed from the prior, then trajectory balance on the policy's rollouts, "
     "on replayed states and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv "
-    "2510.11711). Each sample has an importance weight, so that averages over weighted samples are averages over the "
+    "2510.11711){apart}. Each sample has an importance weight, so that averages over weighted samples are averages over the "
     "Boltzmann distribution."
 )
+_APART = ", which trains the torsions while the diffusion goes on by denoising"
 
 
 def sample(
@@ -162,7 +163,9 @@ def _conclude(job: Job, figures: dict) -> dict:
             ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of {config.train.objective}"),
             ("training", f"{trainer.seconds / 60:.1f} min; set-up {job.timings.get('setup', 0):.0f} s"),
         ],
-        method=_METHOD.format(draws=_DRAWS[config.train.schedule.torsions]),
+        method=_METHOD.format(
+            draws=_DRAWS[config.train.schedule.torsions], apart=_APART if trainer.learner.denoised else ""
+        ),
         command=f"python {' '.join(sys.argv)}",
         independent=independent_states(job),
         cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],

@@ -107,6 +107,21 @@ def test_too_few_states_judge_nothing(peptide, mixture, tmp_path):
     assert any("worth only 12" in s for s in said.sentences) and any("no reference" in s for s in said.sentences)
 
 
+def test_a_state_of_no_weight_bounds_nothing(peptide, mixture, tmp_path):
+    """One state of weight 1e-9 where the policy does not go: 1,000 independent ones may still have missed -ln(0.16) of
+    a thousandth."""
+    study = judged(peptide, mixture, 0, TRUTH, tmp_path)
+    other = study.subject.independent
+    weights, log_weights = other.weights.copy(), other.log_weights.copy()
+    weights[0], log_weights[0] = 1e-9, LOG_Z + 20.0
+    study.subject = replace(
+        study.subject, independent=replace(other, weights=weights / weights.sum(), log_weights=log_weights)
+    )
+    steps.coverage(study)
+    assert study.coverage.uncovered.value == pytest.approx(1e-9, rel=1e-2)
+    assert study.coverage.uncovered_span[1] == pytest.approx(-np.log(0.1587) / study.coverage.effective, rel=0.05)
+
+
 def test_figures_of_a_gaussian_in_closed_form():
     """log w ~ N(mu, s^2) under R: EUBO is mu, the forward ESS exp(log Z - mu - s^2 / 2); 40,000 states by weights of
     two kinds, half of the states at double weight; errors hold within five."""
