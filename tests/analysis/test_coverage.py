@@ -114,9 +114,8 @@ def test_a_state_of_no_weight_bounds_nothing(peptide, mixture, tmp_path):
     other = study.subject.independent
     weights, log_weights = other.weights.copy(), other.log_weights.copy()
     weights[0], log_weights[0] = 1e-9, LOG_Z + 20.0
-    study.subject = replace(
-        study.subject, independent=replace(other, weights=weights / weights.sum(), log_weights=log_weights)
-    )
+    other = replace(other, weights=weights / weights.sum(), log_weights=log_weights)
+    study.subject = replace(study.subject, independent=other)
     steps.coverage(study)
     assert study.coverage.uncovered.value == pytest.approx(1e-9, rel=1e-2)
     assert study.coverage.uncovered_span[1] == pytest.approx(-np.log(0.1587) / study.coverage.effective, rel=0.05)
