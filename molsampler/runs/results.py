@@ -32,8 +32,8 @@ _METHOD = (
     "{draws}; a twist network gives the intermediate targets of sequential Monte Carlo. Both were trained from the "
     "energy alone: a warm start on states annealed from the prior, then trajectory balance on the policy's rollouts, "
     "on replayed states and on what sequential Monte Carlo found (reinforced sequential Monte Carlo, arXiv "
-    "2510.11711){apart}. Each sample has an importance weight, so that averages over weighted samples are averages over the "
-    "Boltzmann distribution."
+    "2510.11711){apart}. Each sample has an importance weight, so that averages over weighted samples are averages "
+    "over the Boltzmann distribution."
 )
 _APART = ", which trains the torsions while the diffusion goes on by denoising"
 
