@@ -17,6 +17,7 @@ def _smoke() -> RunConfig:
     return change(
         RunConfig(),
         samples=512,
+        coverage=512,
         setup={"chains": 64, "burn_in": 0.2, "length": 0.4, "interval": 0.01},
         train={
             "warm_updates": 60,
