@@ -105,15 +105,10 @@ class Learner:
 
         mixtures : the rate of mixtures, where it is not in its configured proportion to the policy's; log Z follows it
         """
-        if mixtures is None:
-            mixtures, log_z = rate * self.config.mixture_rate / self.config.warm_rate, rate
-        else:
-            log_z = mixtures
-        for group in self.policy_optimiser.param_groups:
-            group["lr"] = mixtures if group.get("mixtures") else rate
+        self._set_policy_rates(rate, mixtures)
         if not self._step(loss, [self.policy_optimiser], [self._rest, self._mixtures], "policy"):
             return False
-        self._after_policy(log_z, with_log_z)
+        self._after_policy(rate if mixtures is None else mixtures, with_log_z)
         return True
 
     def step_twist(self, loss: Tensor, rate: float) -> bool:
@@ -123,13 +118,20 @@ class Learner:
 
     def step_both(self, loss: Tensor, rate: float, twist_rate: float) -> bool:
         """One update of policy, twist and log Z by one loss; skipped and counted where anything is not finite."""
-        _set_rate(self.policy_optimiser, rate)
+        self._set_policy_rates(rate)
         _set_rate(self.twist_optimiser, twist_rate)
         clipped = [[*self.policy.parameters()], [*self.twist.parameters()]]
         if not self._step(loss, [self.policy_optimiser, self.twist_optimiser], clipped, "policy and twist"):
             return False
         self._after_policy(rate, with_log_z=True)
         return True
+
+    def _set_policy_rates(self, rate: float, mixtures: float | None = None) -> None:
+        """mixtures : their rate; in the configured proportion to the policy's where left out"""
+        if mixtures is None:
+            mixtures = rate * self.config.mixture_rate / self.config.warm_rate
+        for group in self.policy_optimiser.param_groups:
+            group["lr"] = mixtures if group.get("mixtures") else rate
 
     def _after_policy(self, rate: float, with_log_z: bool) -> None:
         if with_log_z:

@@ -159,3 +159,15 @@ def test_what_goes_on_with_denoising_is_the_diffusion():
     assert [type(policy).__name__ for policy in learner.denoised] == ["DiffusionPolicy"]
     assert not Learner(Space.of(1, 1), change(FIRST, balanced="all")).denoised
     assert not make().denoised
+
+
+def test_mixtures_keep_their_proportion_where_policy_and_twist_step_together():
+    learner = Learner(
+        Space.of(1, 1), change(FIRST, optimiser={"method": "adam", "warm_rate": 4e-3, "mixture_rate": 1e-3})
+    )
+    mixtures, line = (list(part.parameters()) for part in learner.policy.policies)
+    before = [p.detach().clone() for p in (*mixtures, *line)]
+    loss = sum(p.sum() for p in (*mixtures, *line, *learner.twist.parameters()))
+    assert learner.step_both(loss, 1e-3, 2e-3)
+    steps = [float((p - b).detach().abs().max()) for p, b in zip((*mixtures, *line), before, strict=True)]
+    assert steps == pytest.approx([2.5e-4] * len(mixtures) + [1e-3] * len(line), rel=1e-2)
