@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from molsampler.basis import ranks
 from molsampler.basis.settings import setting
 from molsampler.basis.space import LOG_2PI, Circle, Space, log_wrapped_normal, wrap_angle
 from molsampler.diffusion.networks import StepwiseMLP
@@ -117,7 +116,7 @@ class TorsionPolicy(Policy):
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
         """-log p_F of each angle given those before it, exact; each of the states that are taken trains every angle."""
         steps = torch.arange(self.process.n_steps, device=x_data.device)
-        return -self._log_density(x_data[None, : ranks.share(self.config.states), self.own], steps).mean(-1)
+        return -self._log_density(x_data[None, : self.config.states, self.own], steps).mean(-1)
 
 
 class AngleMixtures(nn.Module):

@@ -16,7 +16,8 @@ from molsampler.smc.annealed import AnnealConfig
 from molsampler.smc.sampler import SMCConfig
 
 _ANNEALED = {"train.start": "annealed"}
-_WITH_BALANCE = ("tb", "log_variance", "subtb", "db")
+BY_TRAJECTORY = ("tb", "log_variance")
+"""Objectives by whole trajectories, whose loss trains the policy and leaves the twist to its own."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class OptimiserConfig:
     clip: float = setting(10.0, "largest norm of a gradient", above=0.0)
     residual_limit: float = setting(
         3.0, "residuals of balance beyond this count linearly, not squared", above=0.0,
-        needs={"train.objective": ("tb", "log_variance")},
+        needs={"train.objective": BY_TRAJECTORY},
     )  # fmt: skip
     ema: float = setting(0.998, "decay of the averaged weights, which sample", low=0.0, below=1.0)
 
@@ -149,7 +150,7 @@ class TrainConfig:
         "all",
         "what the objective trains: the whole policy, or the torsions' mixtures alone, while the diffusion goes on by "
         "denoising, whose gradients are far less noisy",
-        needs={"objective": ("tb", "log_variance"), "train.schedule.torsions": "first"},
+        needs={"objective": BY_TRAJECTORY, "train.schedule.torsions": "first"},
     )
     subtb_lambda: float = setting(0.9, "lambda of SubTB", low=0.0, high=1.0, needs={"objective": "subtb"})
     start: Literal["annealed", "scratch"] = setting(
@@ -208,7 +209,8 @@ def per_rank(config: TrainConfig) -> TrainConfig:
     return change(
         config,
         anneal={"particles": ranks.share(config.anneal.particles)},
-        batch={"balance": ranks.share(config.batch.balance)},
+        batch={"denoising": ranks.share(config.batch.denoising), "balance": ranks.share(config.batch.balance)},
+        torsions={"states": ranks.share(config.torsions.states)},
         replay={"capacity": ranks.share(config.replay.capacity)},
         passes={"particles": ranks.share(config.passes.particles)},
         moves={"parents": ranks.share(config.moves.parents)},

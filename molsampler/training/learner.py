@@ -23,7 +23,7 @@ from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
 from molsampler.diffusion.torsions import TorsionPolicy
 from molsampler.diffusion.twist import Twist
-from molsampler.training.config import OptimiserConfig, TrainConfig
+from molsampler.training.config import BY_TRAJECTORY, OptimiserConfig, TrainConfig
 from molsampler.training.soap import SOAP, soap_groups
 
 _BETAS = (0.9, 0.99)  # of Adam
@@ -59,7 +59,7 @@ class Learner:
         self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self.balanced_policy, self.denoised = self.training_policy, []
-        if config.balanced == "torsions":
+        if config.balanced == "torsions" and config.objective in BY_TRAJECTORY:
             self.balanced_policy, self.denoised = apart(self.training_policy)
         self._mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
         own = {id(p) for p in self._mixtures}

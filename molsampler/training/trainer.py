@@ -19,6 +19,7 @@ from molsampler.basis import ranks
 from molsampler.basis.counter import summed
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights, UnionLogWeights
+from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import Trajectories, differentiable_rollout, score_states
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.trained import TrainedSampler
@@ -65,7 +66,7 @@ class Trainer:
         config.check()
         self.target, self.config, self.generator = target, config, generator
         self.sizes = per_rank(config)
-        self.learner = Learner(target.space, config, device, self._score if config.policy.langevin else None, say)
+        self.learner = Learner(target.space, self.sizes, device, self._score if config.policy.langevin else None, say)
         self.surrogate = Surrogate(config.surrogate_margin, config.surrogate_cap)
         self.behaviours = Behaviours(target, self.learner.policy, self.log_twist, self.sizes, generator, device)
         self.control_variate = ControlVariate()
@@ -132,16 +133,13 @@ class Trainer:
         start = time.perf_counter()
         phase = "denoising" if self.denoises else "balance"
         if self.denoises:
-            loss = self.denoise(self._warm_rate())
+            loss = self.denoise(self._share())
             if self.config.rollouts.number and self.done % self.config.rollouts.every == self.config.rollouts.every - 1:
                 self.rollouts()
         else:
             if self.done == self.warm_updates and self.done > 0 and not self.learner.denoised:
                 self.learner.start_phase()
-            k = self.done - self.warm_updates
-            # optimisers that are not new need no ramp
-            ahead = self.learner.config.ramp if self.learner.denoised else 0
-            loss = self.balance(k, self.learner.rate(k + ahead, self.updates + ahead))
+            loss = self.balance(self.done - self.warm_updates, self._share())
         every = self.config.moves.every
         if every and self.done % every == every - 1 and not self.behaviours.moves_spent:
             self.behaviours.local_moves()
@@ -150,18 +148,25 @@ class Trainer:
         self.phase_seconds[phase] += time.perf_counter() - start
         return loss
 
-    def _warm_rate(self) -> float:
-        """Share of the peak rate: the cosine ends with denoising, or lies ahead where the diffusion goes on with it."""
-        learner = self.learner
-        return learner.ramp(self.done) if learner.denoised else learner.rate(self.done, self.warm_updates)
+    def _share(self) -> float:
+        """Share of the peak rates in the next update: a ramp and a cosine for each phase; where the diffusion goes on
+        with denoising, the ramp for the first and the cosine for the second, whose optimisers are not new."""
+        learner, k = self.learner, self.done - self.warm_updates
+        if not learner.denoised:
+            return learner.rate(self.done, self.warm_updates) if self.denoises else learner.rate(k, self.updates)
+        ramp = learner.config.ramp
+        return learner.ramp(self.done) if self.denoises else learner.rate(k + ramp, self.updates + ramp)
 
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""
-        size = ranks.share(max(self.config.batch.denoising, self.learner.process.n_steps))
-        x, _, score = self.behaviours.draw(size)
-        loss = self.learner.training_policy.fit_losses(x, score, self.control_variate.mix, self.generator).mean()
+        (loss,) = self._denoising_losses([self.learner.training_policy])
         made = self.learner.step_policy(loss, share * self.config.optimiser.warm_rate, with_log_z=False)
         return _told(loss, made)
+
+    def _denoising_losses(self, policies: list[Policy]) -> list[Tensor]:
+        """The loss () of each policy, on the same states from the buffer."""
+        x, _, score = self.behaviours.draw(max(self.sizes.batch.denoising, self.learner.process.n_steps))
+        return [policy.fit_losses(x, score, self.control_variate.mix, self.generator).mean() for policy in policies]
 
     def rollouts(self) -> None:
         """Weighted rollouts of the averaged policy for the buffer."""
@@ -183,9 +188,7 @@ class Trainer:
             # log Z follows without a say in the policy; twist and reports need it
             loss = loss + (log_z - trajectories.log_weights().detach()).square().mean()
         if self.learner.denoised:
-            x, _, score = self.behaviours.draw(ranks.share(self.config.batch.denoising))
-            mix = self.control_variate.mix
-            fits = [policy.fit_losses(x, score, mix, self.generator).mean() for policy in self.learner.denoised]
+            fits = self._denoising_losses(self.learner.denoised)
             rates = {"rate": share * optimiser.warm_rate, "mixtures": share * optimiser.rate}
             made = self.learner.step_policy(torch.stack([loss, *fits]).sum(), with_log_z=True, **rates)
         else:

@@ -171,3 +171,10 @@ def test_mixtures_keep_their_proportion_where_policy_and_twist_step_together():
     assert learner.step_both(loss, 1e-3, 2e-3)
     steps = [float((p - b).detach().abs().max()) for p, b in zip((*mixtures, *line), before, strict=True)]
     assert steps == pytest.approx([2.5e-4] * len(mixtures) + [1e-3] * len(line), rel=1e-2)
+
+
+@pytest.mark.parametrize("objective", ["subtb", "db"])
+def test_an_objective_that_trains_flows_trains_the_diffusion_too(objective):
+    """Settings say that `balanced` has no effect on these: what was held constant would never be trained."""
+    learner = Learner(Space.of(1, 1), change(FIRST, objective=objective))
+    assert not learner.denoised and learner.balanced_policy is learner.training_policy

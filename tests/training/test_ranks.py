@@ -174,7 +174,8 @@ def test_sizes_are_divided_and_nothing_else(found):
     expected = change(
         config,
         anneal={"particles": 1366},
-        batch={"balance": 86},
+        batch={"denoising": 1360, "balance": 86},
+        torsions={"states": 340},
         replay={"capacity": 40_000},
         passes={"particles": 86},
         moves={"parents": 683},
