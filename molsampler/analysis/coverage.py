@@ -33,15 +33,12 @@ def coverage(study: Study) -> None:
     study.metrics["annealed_eubo"], study.metrics["annealed_ess_forward"] = estimates.upper_bound(
         other.log_weights[:, 0], other.groups, log_z, other.weights
     )
-    parts = _parts(study)
     rows, places = [], []
-    for label, basins, angles, angles_other in parts:
-        mine = weighted_basins(label, basins, angles, study.reweighted, study.subject.temperature)
-        theirs = weighted_basins(label, basins, angles_other, weighting, study.subject.temperature)
-        inside = indicators(basins, angles)
-        for k, state in enumerate(state_names(basins)):
-            rows.append(_row(label, state, int(inside[:, k].sum()), mine, theirs))
-        places.append((label, basins, indicators(basins, angles_other)))
+    for label, mine, found, angles in _parts(study):
+        theirs = weighted_basins(label, mine.basins, angles, weighting, study.subject.temperature)
+        for state in state_names(mine.basins):
+            rows.append(_row(label, state, found[state], mine, theirs))
+        places.append((label, mine.basins, indicators(mine.basins, angles)))
     short = other.log_excess - log_z.value > HUNDREDTH
     there, rest = (counted(other.weights, flags, other.groups, other.effective) for flags in (short, ~short))
     low, high = share_interval(there, rest)
@@ -65,21 +62,21 @@ def coverage(study: Study) -> None:
             study.metrics[f"population_{name}"] = row.samples
 
 
-def _parts(study: Study) -> list[tuple[str, Basins, np.ndarray, np.ndarray]]:
-    """Label, basins, and the angles of samples and independent states: residues with phi and psi, then soft torsions
-    about other bonds."""
+def _parts(study: Study) -> list[tuple[str, ResidueBasins, dict[str, int], np.ndarray]]:
+    """Label, populations of the samples, how many lie in each state, and angles of the independent states: residues
+    with phi and psi, then soft torsions about other bonds."""
     frames, other = study.samples.trajectory, study.subject.independent.trajectory
-    parts = []
-    for residue in study.residues:
-        basins = next(iter(residue.samples.values())).basins
-        parts.append((residue.pair.residue, basins, phi_psi(frames, residue.pair), phi_psi(other, residue.pair)))
+    parts = [(r.pair.residue, r.samples[""], r.found, phi_psi(other, r.pair)) for r in study.residues]
     bonds = {frozenset(q[1:3]) for r in study.residues for q in (r.pair.phi, r.pair.psi)}
     rest = [q for q in study.subject.soft_quadruples if frozenset(q[1:3]) not in bonds]
     for quadruple, name in zip(rest, torsion_names(frames.topology, rest), strict=True):
         one = [quadruple]
         basins = study.pooled_basins(lambda t, one=one: torsion_angles(t, one))
         if len(basins.names) > 1:
-            parts.append((name, basins, torsion_angles(frames, one), torsion_angles(other, one)))
+            angles = torsion_angles(frames, one)
+            mine = weighted_basins(name, basins, angles, study.reweighted, study.subject.temperature)
+            found = dict(zip(state_names(basins), indicators(basins, angles).sum(0).tolist(), strict=True))
+            parts.append((name, mine, found, torsion_angles(other, one)))
     return parts
 
 

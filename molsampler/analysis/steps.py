@@ -29,7 +29,7 @@ from molsampler.analysis.report.page import greek
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
-from molsampler.analysis.statistics.pareto import k_threshold, pareto_k, smoothed
+from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
 from molsampler.analysis.study import ResidueFindings, Study, slug
 
 TORSION_BINS = 100
@@ -61,8 +61,8 @@ def weights(study: Study) -> None:
     if samples.group is None:
         metrics["pareto_k"] = pareto_k(log_weights, study.generator)
         metrics["pareto_k_threshold"] = k_threshold(n)
-        if study.smoothed is not None:
-            tail = smoothed(log_weights)
+        tail = study.smoothed_log_weights
+        if tail is not None:
             metrics["ess_smoothed"] = (estimates.ess_fraction(tail).value, None)
             metrics["log_z_estimate_smoothed"] = (estimates.log_z_estimate(tail).value, None)
     if study.reference is not None:

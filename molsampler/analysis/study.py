@@ -27,7 +27,7 @@ from molsampler.analysis.statistics.bootstrap import (
 )
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.pareto import smoothed
-from molsampler.basis.log_weights import normalised
+from molsampler.basis.log_weights import effective_groups, normalised
 from molsampler.store.run_directory import RunDirectory, Samples
 
 SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
@@ -52,8 +52,7 @@ class Independent:
     @property
     def effective(self) -> float:
         """Independent states that they are worth: Kish's number of their groups."""
-        sums = np.bincount(np.unique(self.groups, return_inverse=True)[1], weights=self.weights)
-        return float(1.0 / np.square(sums).sum())
+        return effective_groups(self.weights, self.groups)
 
     @property
     def log_excess(self) -> np.ndarray:
@@ -187,11 +186,16 @@ class Study:
         return self.weightings[0] if self.weightings[0].suffix == "" else None
 
     @cached_property
-    def smoothed(self) -> np.ndarray | None:
-        """(n,) normalised Pareto-smoothed weights; None where none has weight, or for dependent samples."""
+    def smoothed_log_weights(self) -> np.ndarray | None:
+        """(n,) Pareto-smoothed log-weights; None where none has weight, or for dependent samples."""
         if self.reweighted is None or self.samples.group is not None:
             return None
-        return normalised(smoothed(self.samples.log_weights))
+        return smoothed(self.samples.log_weights)
+
+    @cached_property
+    def smoothed(self) -> np.ndarray | None:
+        """(n,) the same as normalised weights."""
+        return None if self.smoothed_log_weights is None else normalised(self.smoothed_log_weights)
 
     def pooled_basins(self, angles: Callable[[md.Trajectory], np.ndarray]) -> Basins:
         """Basins of the samples' angles, (n, d) of a trajectory, and where there are independent states, of both

@@ -181,6 +181,12 @@ def check_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
     return weights / weights.sum()
 
 
+def effective_groups(weights: np.ndarray, groups: np.ndarray) -> float:
+    """Kish's number (sum w)^2 / sum_g (sum of w in g)^2 of independent groups (n,) int of weights (n,)."""
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=weights)
+    return float(np.square(sums.sum()) / np.square(sums).sum())
+
+
 def effective_frames(weights: np.ndarray) -> float:
     """Kish's effective sample size 1 / sum w^2, in frames, of normalised weights (n,)."""
     return float(1.0 / np.square(weights).sum())

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from molsampler.analysis.study import Independent
 from molsampler.basis.errors import InputError
+from molsampler.basis.log_weights import effective_groups
 from molsampler.runs.molecule import Job
 from molsampler.smc.annealed import annealed_smc
 from molsampler.smc.trained import CHUNK
 from molsampler.store.atomic import write_npz
+from molsampler.store.run_directory import ANNEALED
 
 PASSES = 4  # independent annealings
 TRAJECTORIES = 8  # noised from each state, over which the policy's density is averaged
-_FILE = "annealed.npz"
 _SEED = 7_000_003  # far from the training's seeds and those of sampling
 
 
@@ -43,7 +44,7 @@ def independent_states(job: Job) -> Independent | None:
     if states is None and job.config.coverage:
         states = _annealed(job)
         if states is not None:
-            write_npz(job.run / _FILE, **states._asdict())
+            write_npz(job.run / ANNEALED, **states._asdict())
     if states is None:
         return None
     x = torch.as_tensor(states.x, device=job.config.device)
@@ -75,7 +76,7 @@ def _path_log_weights(job: Job, x: Tensor, states: States) -> np.ndarray:
 
 def _stored(job: Job) -> States | None:
     """Those in the run directory, if there are any for this molecule."""
-    path = job.run / _FILE
+    path = job.run / ANNEALED
     if not path.is_file():
         return None
     try:
@@ -105,7 +106,7 @@ def _annealed(job: Job) -> States | None:
         np.concatenate([part.cpu().numpy() + k * config.particles for k, part in enumerate(parts)])
         for parts in ([one.ancestors for one in found], [one.explorer_ancestors for one in found])
     )
-    worth = [_independent(w, g) for w, g in ((cold, cold_groups), (hot, hot_groups))]
+    worth = [effective_groups(w, g) for w, g in ((cold, cold_groups), (hot, hot_groups))]
     share = worth[0] / sum(worth)
     weights = np.concatenate([share * cold, (1 - share) * hot])
     x = torch.cat([*(one.state.x for one in found), *(one.explorers.x for one in found)])
@@ -123,8 +124,3 @@ def _annealed(job: Job) -> States | None:
 def _pool(log_weights: list[Tensor]) -> np.ndarray:
     """Normalised weights of several batches of unnormalised ones of one size."""
     return torch.softmax(torch.cat(log_weights), 0).cpu().numpy()
-
-
-def _independent(weights: np.ndarray, groups: np.ndarray) -> float:
-    """Kish's number of groups."""
-    return float(1.0 / np.square(np.bincount(groups, weights=weights)).sum())

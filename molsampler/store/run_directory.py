@@ -28,7 +28,8 @@ from molsampler.store.pdb import write_pdb
 
 PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "weights.png", "rmsd.png", "training.png")
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
-RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", "annealed.npz", *RESULTS)
+ANNEALED = "annealed.npz"  # states that the policy did not make
+RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, *RESULTS)
 
 
 @dataclass(frozen=True)

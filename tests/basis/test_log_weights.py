@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from molsampler.basis.log_weights import LogWeights
+from molsampler.basis.log_weights import LogWeights, effective_groups
 from tests.stochastic import seeded
 
 ZERO = -math.inf
@@ -114,3 +115,10 @@ def test_standard_error_of_the_log_mean():
     scatter = torch.tensor([batch.log_mean for batch in batches]).std()
     told = torch.tensor([batch.log_mean_stderr for batch in batches]).square().mean().sqrt()
     assert float(told / scatter) == pytest.approx(1.0, abs=5.0 * 0.013)
+
+
+def test_groups_are_counted_by_their_sums():
+    """Four equal weights in two groups are two; groups of sums 3 and 1 are 16 / 10; labels may be any integers."""
+    assert effective_groups(np.full(4, 0.25), np.array([7, 7, -1, -1])) == pytest.approx(2.0)
+    assert effective_groups(np.array([1.0, 2.0, 1.0]), np.array([5, 5, 9])) == pytest.approx(1.6)
+    assert effective_groups(np.array([0.2, 0.3, 0.5]), np.arange(3)) == pytest.approx(1.0 / 0.38)

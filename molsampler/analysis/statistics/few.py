@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from molsampler.basis.log_weights import effective_groups
+
 FEW = 30.0  # effective counts below which the interval takes the place of the bootstrap error
 _TAIL = float(stats.norm.cdf(-1.0))
 
@@ -49,9 +51,7 @@ def counted(
     square += max(largest**2 - square / np.count_nonzero(parts), 0.0)
     count = efficiency * total**2 / square
     if groups is not None:
-        index = np.unique(groups, return_inverse=True)[1]
-        sums, units = np.bincount(index, weights=parts), int(index.max()) + 1
-        of_groups = total**2 / float(np.square(sums).sum())
+        of_groups, units = effective_groups(parts, groups), len(np.unique(groups))
         if of_groups < units:
             count = min(count, units * of_groups / (units - of_groups))
     return Counted(count, total / count)

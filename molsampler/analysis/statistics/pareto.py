@@ -32,13 +32,23 @@ def fit_generalised_pareto(excesses: np.ndarray) -> tuple[float, float]:
     return k, -k / theta
 
 
+def _tail_size(n: int) -> int:
+    """How many of n weights are taken for the tail."""
+    return int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
+
+
+def _with_prior(k: float, size: int) -> float:
+    """The shape of a tail of that size, drawn to 1/2 by ten observations' worth of prior."""
+    return (size * k + 10 * 0.5) / (size + 10)
+
+
 def pareto_khat(log_weights: np.ndarray) -> float:
     """k-hat of log-weights (n,), -inf for weight 0: the shape of the min(n / 5, 3 sqrt n) largest, drawn to 1/2 by ten
     observations' worth of prior. NaN where fewer than five weights stand out from the rest; -inf where all are equal.
     """
     log_weights = np.asarray(log_weights, dtype=np.float64)
     n = len(log_weights)
-    size = int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
+    size = _tail_size(n)
     if size < 5:
         return float("nan")
     largest = np.sort(np.partition(log_weights, n - size - 1)[n - size - 1 :])
@@ -52,7 +62,7 @@ def pareto_khat(log_weights: np.ndarray) -> float:
     if len(excesses) < 5:
         return float("nan")
     k, _ = fit_generalised_pareto(excesses)
-    return (len(excesses) * k + 10 * 0.5) / (len(excesses) + 10)
+    return _with_prior(k, len(excesses))
 
 
 def smoothed(log_weights: np.ndarray) -> np.ndarray:
@@ -63,7 +73,7 @@ def smoothed(log_weights: np.ndarray) -> np.ndarray:
     """
     log_weights = np.asarray(log_weights, dtype=np.float64)
     n = len(log_weights)
-    size = int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
+    size = _tail_size(n)
     order = np.argsort(log_weights, kind="stable")
     if size < 5 or not np.isfinite(log_weights[order[-size - 1]]):
         return log_weights.copy()
@@ -73,7 +83,7 @@ def smoothed(log_weights: np.ndarray) -> np.ndarray:
     if not excesses[0] > 0:
         return log_weights.copy()
     k, sigma = fit_generalised_pareto(excesses)
-    k = (size * k + 10 * 0.5) / (size + 10)
+    k = _with_prior(k, size)
     probability = (np.arange(size) + 0.5) / size
     stretched = np.expm1(-k * np.log1p(-probability)) / k if abs(k) > 1e-9 else -np.log1p(-probability)
     result = log_weights.copy()
