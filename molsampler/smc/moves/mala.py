@@ -35,6 +35,7 @@ def mala(
     """
 
     def step(state: ChainState, scale: ProposalScale) -> tuple[ChainState, float]:
+        """One proposal and its acceptance, for every chain."""
         std = scale.std(space)
         if step_range > 1.0:
             u = torch.rand(len(state.x), 1, generator=generator, dtype=std.dtype, device=std.device)

@@ -81,6 +81,7 @@ class CustomGB(Term):
         return expression(pairs.distance, pairs.inverse, *firsts, *seconds) * self.everyone
 
     def forward(self, x: Tensor, pairs: PairDistances | None) -> Tensor:
+        """Energies (B,): computed values in the force's order, then its energy terms of atoms and of pairs."""
         assert pairs is not None
         own = self.columns()  # (N, 1) each, computed values (N, B)
         for expression, kind in zip(self.values, self.value_kinds, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import openmm
 import torch
 from torch import Tensor, nn
@@ -54,9 +56,9 @@ class CustomTuples(Term):
         self.columns = ParameterColumns(rows, len(names))
         self.expression = translate(force.getEnergyFunction(), variables + names, global_parameters(force))
 
+    @abstractmethod
     def coordinates(self, atoms: Tensor) -> tuple[Tensor, ...]:
         """(3, k, M, B) nm -> the expression's variables, each (M, B)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, pairs: PairDistances | None) -> Tensor:
         atoms = self.atoms(x)

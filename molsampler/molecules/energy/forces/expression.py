@@ -153,6 +153,7 @@ class _Translator:
         return square if n % 2 == 0 else self.call(torch.mul, square, base)
 
     def atom(self) -> Node:
+        """A number, a name, a call of a function, or an expression in parentheses."""
         if self.take("("):
             value = self.sum()
             self.expect(")")
@@ -176,6 +177,7 @@ class _Translator:
         return self.names[name]
 
     def function(self, name: str, args: list[Node]) -> Node:
+        """The node of a call: a tabulated function of the force, or one that OpenMM's expressions have."""
         if name in self.tables:
             return self.graph.call_module(self.tables[name], tuple(args))
         if name in _UNARY and len(args) == 1:

@@ -6,6 +6,7 @@ vectors and no force needs a transposition. Pair forces share the dense distance
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import openmm
@@ -40,14 +41,14 @@ class PairDistances(NamedTuple):
         return cls(squared * inverse, inverse)
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """One force as a torch module. `pairwise` says whether it reads the distance tables."""
 
     pairwise = False
 
+    @abstractmethod
     def forward(self, x: Tensor, pairs: PairDistances | None) -> Tensor:
         """x: (3, N, B) nm -> energies (B,) in kJ/mol."""
-        raise NotImplementedError
 
 
 def column(values: list[float]) -> Tensor:
