@@ -99,7 +99,8 @@ def main(options: Options) -> None:
     check_device(options.device)
     torch.set_num_threads(options.cores)
     for molecule in [load_molecule(name) for name in options.molecules]:
-        measure(molecule, options)
+        if backends(options):
+            measure(molecule, options)
         if CHART not in options.skip:
             measure_chart(molecule, options)
 

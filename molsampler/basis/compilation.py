@@ -44,9 +44,13 @@ class CompiledOrEager:
 def keep_kernels() -> None:
     """Has the compiler keep its kernels in `kernel_folder()`, unless TORCHINDUCTOR_CACHE_DIR names another place.
 
-    Where that folder cannot be made they stay in the system's temporary folder, until the machine starts anew.
+    Where that folder cannot be made they stay in torch's own, in the system's temporary folder, until the machine
+    starts anew.
     """
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # a second, for those who compile alone
+
+    # torch itself puts its default into the variable, as soon as anything imports its compiler: nobody's choice
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") not in (None, os.path.abspath(default_cache_dir())):
         return
     try:
         folder = kernel_folder()
