@@ -1,8 +1,10 @@
 """A molecule as a target: log R(z) = -beta U(x(z)) + log |det dx/dz| on the chart's support, -inf outside.
 
-The one place where molecules meets the sampler. With the torch energy, chart and energy are one graph,
-differentiated and compiled as a whole; with the OpenMM bridge the forces come from OpenMM and the chart's derivative
-from autograd.
+The one place where molecules meets the sampler. With the torch energy three kernels follow one another: the chart
+places the atoms, the energy gives its gradient, the chart pulls that back. They are compiled apart. The energy's is the
+one that dynamics runs too; and in one graph with the chart the compiler ran the sums of the energy's gradient across
+the batch instead of along it, which cost twice as much as all the rest. With the OpenMM bridge the forces come from
+OpenMM and the chart's derivative from autograd.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
-from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy
@@ -26,7 +28,7 @@ MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to foll
 class MoleculeTarget(Target):
     """R on the chart of a molecule.
 
-    compile : fuse chart, energy and gradient by torch.compile (torch energy only)
+    compile : compile the chart's two kernels by torch.compile (torch energy only, which compiles its own if asked to)
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class MoleculeTarget(Target):
         self.counter = energy.counter
         self.space = chart.space
         self.beta = molecule.beta
-        self._fused = isinstance(energy, TorchEnergy)
-        self._kernel = CompiledOrEager(self._log_r_and_score, say) if compile and self._fused else self._log_r_and_score
-        self._piece_size = energy.piece if isinstance(energy, TorchEnergy) else 0
+        self._torch = energy if isinstance(energy, TorchEnergy) else None
+        compile = compile and self._torch is not None
+        self._place = CompiledOrEager(chart.place_batch_last, say) if compile else chart.place_batch_last
+        self._finish = CompiledOrEager(self._log_r_and_score, say) if compile else self._log_r_and_score
+        self._piece_size = self._torch.piece if self._torch is not None else 0
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of z (B, D): line coordinates standardised, soft torsions in radians."""
@@ -52,7 +56,7 @@ class MoleculeTarget(Target):
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log R (B,) and its gradient (B, D), one evaluation of the energy; the gradient is zero where log R is
         -inf."""
-        if not self._fused:
+        if self._torch is None:
             return self._differentiate(x)  # the energy books the evaluations
         if not len(x):
             return x.new_zeros(0), torch.zeros_like(x)
@@ -64,25 +68,19 @@ class MoleculeTarget(Target):
         return log_r, torch.where(torch.isfinite(log_r)[:, None], score, 0.0)
 
     def _piece(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self._torch is not None
         # padded to the energy's piece or to its small one: two sizes, compiled once each
         n = len(x)
         size = SMALL_PIECE if n <= SMALL_PIECE else self._piece_size
-        padded = torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous()
-        log_r, score, positions = self._kernel(padded)
+        charted = self._place(torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous())
+        positions = charted.placed.positions
+        log_r, score = self._finish(charted, *self._torch.piece_energy_and_gradient(positions))
         inside = self.coordinates.inside(x, positions.permute(2, 1, 0)[:n])
         return log_r[:n], score.T[:n], inside
 
-    def _log_r_and_score(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z (D, B) -> log R (B,), score (D, B), positions (3, N, B); the batch last, where it is contiguous."""
-
-        def summed(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            positions, log_det = self.coordinates.to_cartesian_batch_last(z)
-            log_r = -self.beta * self.energy.potential(positions) + log_det
-            return log_r.sum(), (log_r, positions)
-
-        # not torch.autograd.grad: only torch.func stays inside one compiled graph
-        score, (_, (log_r, positions)) = torch.func.grad_and_value(summed, has_aux=True)(z)
-        return log_r, score, positions
+    def _log_r_and_score(self, charted: Charted, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """What `place_batch_last` gave, U (B,) kJ/mol and dU/dx (3, N, B) -> log R (B,) and score (D, B)."""
+        return charted.log_det - self.beta * energy, self.coordinates.pull_back(charted, -self.beta * gradient)
 
     @torch.no_grad()
     def local_moves(self, x: Tensor, n_steps: int, generator: torch.Generator) -> Tensor:

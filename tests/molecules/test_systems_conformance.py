@@ -225,6 +225,22 @@ def prior_draws_are_molecules(case: Case) -> None:
     assert 0.0 < float(above.median()) < limit
 
 
+def scores_are_those_of_autograd_and_of_differences(case: Case) -> None:
+    """Forces and torques over subtrees give what autograd gives, to 1e-10, and what log R does along a line."""
+    target = MoleculeTarget(case.molecule, case.chart, case.energy, compile=False)
+    z = case.chart.to_standard(case.frames[:: len(case.frames) // 5]).requires_grad_()
+    expected = torch.autograd.grad(target.log_prob(z).sum(), z)[0]
+    z = z.detach()
+    score = target.log_prob_and_score(z)[1]
+    largest = expected.abs().max(1, keepdim=True).values
+    assert float(((score - expected) / largest).abs().max()) < 1e-10
+    direction = torch.randn(z.shape, generator=torch.Generator().manual_seed(5), dtype=z.dtype)
+    step = 1e-5 * torch.nn.functional.normalize(direction, dim=1)
+    change = target.log_prob(z + step) - target.log_prob(z - step)
+    along = (score * step).sum(1)
+    assert float((0.5 * change - along).abs().max()) < 1e-6 * float((largest[:, 0] * step.norm(dim=1)).max())
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     coordinates_are_3n_minus_6,
     round_trips,
@@ -234,6 +250,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     stereochemistry_is_kept_at_600_kelvin,
     standardised_coordinates_are_well_conditioned,
     prior_draws_are_molecules,
+    scores_are_those_of_autograd_and_of_differences,
 )
 
 

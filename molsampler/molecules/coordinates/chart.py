@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from molsampler.basis.coordinates import Coordinates
 from molsampler.basis.errors import InputError
 from molsampler.basis.space import Coordinate, Space
-from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, wrap
+from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, log_abs_det_slopes, wrap
+from molsampler.molecules.coordinates.placement import Placed
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.molecule import Molecule
 
 SMALLEST_EIGENVALUE = 1e-9  # of the correlation matrix, whose mean eigenvalue is 1
+
+
+class Charted(NamedTuple):
+    """States of a chart as molecules in space, the batch last, and what `Chart.pull_back` needs.
+
+    placed : atoms and the frames they were placed by; `placed.positions` is (3, N, B) nm
+    log_det : (B,), log |dx/dz|
+    bonds, angles : (N, B) nm and radians, one row an atom; rows that have none hold zeros
+    """
+
+    placed: Placed
+    log_det: Tensor
+    bonds: Tensor
+    angles: Tensor
 
 
 class Chart(Coordinates):
@@ -153,7 +170,10 @@ class Chart(Coordinates):
         return self
 
     def _install(self) -> None:
-        """Folds standardisation, order and the resolving of relative torsions into one affine map, in working dtype."""
+        """Folds standardisation, order and the resolving of relative torsions into one affine map, in working dtype.
+
+        It gives N bonds, N angles and N torsions, a row each for every atom; the first rows, which lack some, are 0.
+        """
         assert self.mean is not None
         # raw coordinates in the order of the Z-matrix = offset + linear z
         linear = torch.zeros(self.dim, self.dim, dtype=torch.float64)
@@ -164,6 +184,8 @@ class Chart(Coordinates):
         offset[self._raw_index[: self.n_stiff], 0] = self.mean
         both = torch.cat([linear, offset], dim=1).to(self.device)
         both[self._n_rigid :] = self.internal.resolve(both[self._n_rigid :])
+        bonds, angles, torsions = both.split([self.n_atoms - 1, self.n_atoms - 2, self.n_atoms - 3])
+        both = torch.cat([pad(rows, (0, 0, self.n_atoms - len(rows), 0)) for rows in (bonds, angles, torsions)])
         both = both.to(self.dtype)
         self._linear, self._offset = both[:, :-1].contiguous(), both[:, -1:].contiguous()
         self._work_mean = self.mean.to(self.device, self.dtype)
@@ -176,21 +198,31 @@ class Chart(Coordinates):
 
     # The map
 
-    def to_cartesian_batch_last(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (dim, B) -> positions (3, N, B) nm in a fixed frame and log |dx/dz| (B,); for fusing with an energy."""
+    def place_batch_last(self, z: Tensor) -> Charted:
+        """z (dim, B) -> Charted: atoms in a fixed frame and log |dx/dz|, all with the batch as the last axis."""
         self._require_fit()
         # addmm's epilogue costs nothing, and one product does standardisation, order and relative torsions at once.
-        raw = torch.addmm(self._offset, self._linear, z)
-        n = self.n_atoms
-        bonds, angles, torsions = raw[: n - 1], raw[n - 1 : self._n_rigid], raw[self._n_rigid :]
-        positions = self.internal.place_batch_last(bonds, angles, torsions)
-        return positions, log_abs_det(bonds, angles, dim=0) + self._log_scale
+        bonds, angles, torsions = torch.addmm(self._offset, self._linear, z).split(self.n_atoms)
+        placed = self.internal.placement.place(bonds, angles, torsions)
+        return Charted(placed, log_abs_det(bonds[1:], angles[2:], dim=0) + self._log_scale, bonds, angles)
+
+    def pull_back(self, charted: Charted, gradient: Tensor) -> Tensor:
+        """d(f + log |dx/dz|)/dz (dim, B) of a function f whose gradient by positions is `gradient` (3, N, B).
+
+        By forces and torques, without a graph, at the cost of placing; for f = log density of positions it is the
+        score of z. The same as autograd through `to_natural` gives.
+        """
+        by_bond, by_angle, by_torsion = self.internal.placement.pull_back(charted.placed, charted.bonds, gradient)
+        slopes = log_abs_det_slopes(charted.bonds[1:], charted.angles[2:])
+        by_bond = by_bond + pad(slopes[0], (0, 0, 1, 0))
+        by_angle = by_angle + pad(slopes[1], (0, 0, 2, 0))
+        return self._linear.T @ torch.cat([by_bond, by_angle, by_torsion])
 
     def to_natural(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, dim) -> positions (B, N, 3) nm in a fixed frame and log |dx/dz| (B,), so that on the support
         log R(z) = -beta U(x(z)) + log |dx/dz|. Differentiable; smooth and finite outside the support too."""
-        positions, log_det = self.to_cartesian_batch_last(z.T)
-        return positions.permute(2, 1, 0), log_det
+        charted = self.place_batch_last(z.T)
+        return charted.placed.positions.permute(2, 1, 0), charted.log_det
 
     def to_standard(self, positions: Tensor) -> Tensor:
         """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""

@@ -1,16 +1,17 @@
-"""Bonds, angles and torsions to Cartesian positions and back, in batches, along the levels of a Z-matrix.
+"""Bonds, angles and torsions to Cartesian positions and back, in batches, along the tree of a Z-matrix.
 
 Frames travel down the tree by rotations alone (no cross products, nothing to normalise), so placing atoms is smooth
 everywhere, also where an angle is 0 or a bond is negative; whether a point is inside the support is another question.
-The kernel works with the batch as the last, contiguous axis.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from molsampler.basis.space import wrap_angle
+from molsampler.molecules.coordinates.placement import TreePlacement
 from molsampler.molecules.coordinates.zmatrix import ZMatrix
 
 
@@ -53,45 +54,36 @@ def log_abs_det(bonds: Tensor, angles: Tensor, dim: int = -1) -> Tensor:
     return 2.0 * lengths + torch.log(torch.sin(angles).abs().clamp_min(tiny)).sum(dim)
 
 
+def log_abs_det_slopes(bonds: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of `log_abs_det` by bonds and by angles, of their shapes; zero where it has its floor."""
+    tiny = torch.finfo(bonds.dtype).tiny
+    sine = torch.sin(angles)
+    by_angle = torch.where(sine.abs() < tiny, 0.0, torch.cos(angles) / sine)
+    return torch.where(bonds.abs() < tiny, 0.0, 2.0 / bonds), by_angle
+
+
 class InternalCoordinates:
     """The map between positions and internal coordinates that one Z-matrix defines.
 
-    It holds index tensors only, so it serves float32 and float64 alike; `to(device)` moves it.
+    It serves float32 and float64 alike; `to(device)` moves it. placement : the tree, for those who go both ways
     """
 
     def __init__(self, zmatrix: ZMatrix) -> None:
         self.zmatrix = zmatrix
         self.n_atoms = zmatrix.n_atoms
+        self.placement = TreePlacement(zmatrix)
         self.to("cpu")
 
     def to(self, device: torch.device | str) -> InternalCoordinates:
-        """Moves the index tensors to `device`; returns self."""
+        """Moves the tables to `device`; returns self."""
         z = self.zmatrix
         self.device = torch.device(device)
+        self.placement.to(self.device)
         self._bond_atoms = self._index(z.bond_atoms.T)
         self._angle_atoms = self._index(z.angle_atoms.T)
         self._torsion_atoms = self._index(z.torsion_atoms.T)
         # Index N - 3 is a row of zeros, for torsions that nothing is added to.
         self._base = self._index([b if b >= 0 else len(z.base) for b in z.base.tolist()])
-        self._levels = []
-        frame_rows = [0]  # rows that have a frame, in the order in which the frames of one level are stored
-        placed = [0]
-        has_children = set(z.parent_row.tolist())
-        for level in range(1, int(z.depth.max()) + 1):
-            rows = [k for k in range(self.n_atoms) if z.depth[k] == level]
-            parents = [int(z.parent_row[k]) for k in rows]
-            inner = [k for k in rows if k in has_children]
-            self._levels.append(
-                (
-                    self._index([k - 1 for k in rows]),
-                    self._index([frame_rows.index(p) for p in parents]),
-                    self._index([rows.index(k) for k in inner]),
-                )
-            )
-            frame_rows = inner
-            placed += rows
-        atoms = z.order[placed].tolist()
-        self._to_atom_order = self._index([atoms.index(i) for i in range(self.n_atoms)])
         return self
 
     def _index(self, values) -> Tensor:
@@ -120,28 +112,6 @@ class InternalCoordinates:
 
     def cartesian_batch_last(self, bonds: Tensor, angles: Tensor, torsions: Tensor) -> Tensor:
         """bonds (N-1, B) nm, angles (N-2, B), torsions (N-3, B) radians -> positions (3, N, B) nm."""
-        return self.place_batch_last(bonds, angles, self.resolve(torsions))
-
-    def place_batch_last(self, bonds: Tensor, angles: Tensor, resolved: Tensor) -> Tensor:
-        """As `cartesian_batch_last`, of torsions (N-3, B) that are resolved already."""
-        one = torch.ones_like(bonds[:1])
-        zero = torch.zeros_like(one)
-        # The second atom is placed like all others by angle 0 and torsion 180 degrees, the third by torsion 0.
-        cos_a, sin_a = torch.cat([one, torch.cos(angles)]), torch.cat([zero, torch.sin(angles)])
-        cos_t = torch.cat([-one, one, torch.cos(resolved)])
-        sin_t = torch.cat([zero, zero, torch.sin(resolved)])
-        e1 = torch.stack([one, zero, zero])
-        e2 = torch.stack([zero, one, zero])
-        e3 = torch.stack([zero, zero, -one])  # e3 = e2 x e1: left-handed, so that clockwise torsions are positive
-        origin = torch.zeros_like(e1)
-        placed = [origin]
-        for rows, parents, inner in self._levels:
-            e1, e2, e3, origin = (e.index_select(1, parents) for e in (e1, e2, e3, origin))
-            ca, sa, ct, st = (c.index_select(0, rows) for c in (cos_a, sin_a, cos_t, sin_t))
-            side = ct * e2 + st * e3
-            direction = ca * e1 + sa * side
-            position = origin + bonds.index_select(0, rows) * direction
-            placed.append(position)
-            e1, e2, e3 = -direction, sa * e1 - ca * side, ct * e3 - st * e2
-            e1, e2, e3, origin = (e.index_select(1, inner) for e in (e1, e2, e3, position))
-        return torch.cat(placed, dim=1).index_select(1, self._to_atom_order)
+        resolved = self.resolve(torsions)
+        rows = (pad(c, (0, 0, self.n_atoms - len(c), 0)) for c in (bonds, angles, resolved))  # a row an atom
+        return self.placement.place(*rows).positions

@@ -94,6 +94,12 @@ class TorchEnergy(Energy):
             start += size
         return energies, all_forces
 
+    def piece_energy_and_gradient(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions (3, N, B) nm -> energies (B,) kJ/mol and dU/dx (3, N, B), in their dtype and on their device, by
+        the kernel alone: nothing is booked or padded, and B must be `piece` or 64 for it not to compile once more."""
+        energy, gradient = self._kernel(positions.to(self.device, self.dtype).contiguous())
+        return energy.to(positions.device, positions.dtype), gradient.to(positions.device, positions.dtype)
+
     def _next_piece(self, left: int) -> int:
         """A full piece where at least half of it is needed, else a small one."""
         if not self.compiled:
