@@ -17,6 +17,7 @@ from molsampler.molecules.coordinates.internal import InternalCoordinates, log_a
 from molsampler.molecules.coordinates.placement import Placed
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
+from molsampler.molecules.coordinates.whitening import nearest_normal
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.molecule import Molecule
 
@@ -144,6 +145,18 @@ class Chart(Coordinates):
         if not bool(torch.isfinite(positions).all()):
             raise InputError("frames to fit hold non-finite positions; leave those frames out")
         return w / w.sum()
+
+    refines = True
+
+    def refine(self, z: Tensor, score: Tensor) -> Chart:
+        """Standardises anew by states (M, dim) on this chart and grad log R there: as near to a standard normal at
+        fixed soft torsions as a linear map can be (whitening.py); returns self. Raises as `standardise`."""
+        self._require_fit()
+        assert self.mean is not None
+        n = self.n_stiff
+        mean, covariance = (part.cpu() for part in nearest_normal(z[:, :n], z[:, n:], score[:, :n]))
+        covariance = self._scale @ covariance @ self._scale.T
+        return self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T))
 
     def standardise(self, mean: Tensor, covariance: Tensor) -> Chart:
         """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self."""
