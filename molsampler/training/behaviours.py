@@ -133,6 +133,8 @@ class Behaviours:
         x, log_r, score = (
             torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "log_r", "score")
         )
+        if self.config.replay.symmetries:
+            x, score = self.target.symmetrised(x, score, self.generator)
         return x, log_r, score
 
     def on_policy(self, n: int, exploration: float = 0.0, policy: Policy | None = None) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,9 @@ class ReplayConfig:
         "takes the particles of a fresh SMC pass by tempered weight",
     )
     capacity: int = setting(120_000, "states kept", low=1)
+    symmetries: bool = setting(
+        True, "drawn states are put under a random symmetry that the target knows of: like atoms of a methyl turned"
+    )
     gamma: float = setting(
         0.05, "weights are tempered to an ESS of this share", low=0.0, high=1.0, needs={"draw": ("importance", "none")}
     )

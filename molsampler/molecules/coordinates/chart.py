@@ -15,6 +15,7 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.space import Coordinate, Space
 from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, log_abs_det_slopes, wrap
 from molsampler.molecules.coordinates.placement import Placed
+from molsampler.molecules.coordinates.rotors import Rotor, RotorColumns, find_rotors
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
 from molsampler.molecules.coordinates.whitening import nearest_normal
@@ -73,6 +74,7 @@ class Chart(Coordinates):
         self._raw_index = torch.cat([torch.arange(self._n_rigid), torsions[~is_soft], torsions[is_soft]])
         self.n_soft = int(is_soft.sum())
         self.n_stiff = self.dim - self.n_soft
+        self.rotors = find_rotors(molecule, self.zmatrix, is_soft)
         self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
         self._space = Space.of(self.n_stiff, self.n_soft, self._table(molecule))
         self.names = [coordinate.name for coordinate in self.space.table]
@@ -236,6 +238,37 @@ class Chart(Coordinates):
         log R(z) = -beta U(x(z)) + log |dx/dz|. Differentiable; smooth and finite outside the support too."""
         charted = self.place_batch_last(z.T)
         return charted.placed.positions.permute(2, 1, 0), charted.log_det
+
+    def turn_rotors(
+        self, z: Tensor, score: Tensor, rotors: Sequence[Rotor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """States (B, dim) and grad log R there with each of these rotors turned by a random number of places: states
+        of the same density where the energy takes the atoms of a rotor for the same."""
+        n = self.n_stiff
+        mean = torch.cat([self._work_mean, self._work_mean.new_zeros(self.n_soft)])
+        raw = torch.cat([self._work_mean + z[:, :n] @ self._work_scale.T, z[:, n:]], dim=1)
+        by_raw = torch.cat([score[:, :n] @ self._work_inverse, score[:, n:]], dim=1)
+        for columns in self._rotor_columns(rotors):
+            count, m = columns.shape
+            shift = torch.randint(m, (len(z), count), generator=generator, device=z.device)
+            raw, by_raw = columns.turn(raw, by_raw, mean, shift)
+        line = (raw[:, :n] - self._work_mean) @ self._work_inverse.T
+        return (
+            torch.cat([line, raw[:, n:]], dim=1),
+            torch.cat([by_raw[:, :n] @ self._work_scale, by_raw[:, n:]], dim=1),
+        )
+
+    def _rotor_columns(self, rotors: Sequence[Rotor]) -> list[RotorColumns]:
+        """Where rotors have their coordinates, those of one size together."""
+        column = torch.empty_like(self._raw_index)
+        column[self._raw_index] = torch.arange(self.dim)
+        column = column.to(self.device)
+        by_size = []
+        for size in sorted({len(rotor.rows) for rotor in rotors}):
+            rows = torch.tensor([rotor.rows for rotor in rotors if len(rotor.rows) == size], device=self.device)
+            raw = (rows - 1, self.n_atoms - 1 + rows - 2, self._n_rigid + rows - 3)  # of bonds, angles, torsions
+            by_size.append(RotorColumns(*(column[part] for part in raw)))
+        return by_size
 
     def to_standard(self, positions: Tensor) -> Tensor:
         """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""
