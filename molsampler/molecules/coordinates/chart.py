@@ -244,30 +244,32 @@ class Chart(Coordinates):
     ) -> tuple[Tensor, Tensor]:
         """States (B, dim) and grad log R there with each of these rotors turned by a random number of places: states
         of the same density where the energy takes the atoms of a rotor for the same."""
-        n = self.n_stiff
-        mean = torch.cat([self._work_mean, self._work_mean.new_zeros(self.n_soft)])
-        raw = torch.cat([self._work_mean + z[:, :n] @ self._work_scale.T, z[:, n:]], dim=1)
-        by_raw = torch.cat([score[:, :n] @ self._work_inverse, score[:, n:]], dim=1)
+        n, line, by_line = self.n_stiff, z[:, : self.n_stiff], score[:, : self.n_stiff]
+        turned, by_turned = z.clone(), score.clone()
         for columns in self._rotor_columns(rotors):
-            count, m = columns.shape
-            shift = torch.randint(m, (len(z), count), generator=generator, device=z.device)
-            raw, by_raw = columns.turn(raw, by_raw, mean, shift)
-        line = (raw[:, :n] - self._work_mean) @ self._work_inverse.T
-        return (
-            torch.cat([line, raw[:, n:]], dim=1),
-            torch.cat([by_raw[:, :n] @ self._work_scale, by_raw[:, n:]], dim=1),
-        )
+            scale, inverse = self._work_scale[columns.stiff], self._work_inverse[:, columns.stiff]
+            mean, own = self._work_mean[columns.stiff], columns.own
+            raw, by_raw = torch.addmm(mean, line, scale.T), by_line @ inverse
+            shift = torch.randint(columns.size, (len(z), columns.count), generator=generator, device=z.device)
+            new, turned[:, own], by_new, by_turned[:, own] = columns.turn(
+                raw, z[:, own], by_raw, score[:, own], mean, shift
+            )
+            turned[:, :n] += (new - raw) @ inverse.T
+            by_turned[:, :n] += (by_new - by_raw) @ scale
+        return turned, by_turned
 
     def _rotor_columns(self, rotors: Sequence[Rotor]) -> list[RotorColumns]:
         """Where rotors have their coordinates, those of one size together."""
         column = torch.empty_like(self._raw_index)
         column[self._raw_index] = torch.arange(self.dim)
-        column = column.to(self.device)
         by_size = []
         for size in sorted({len(rotor.rows) for rotor in rotors}):
-            rows = torch.tensor([rotor.rows for rotor in rotors if len(rotor.rows) == size], device=self.device)
-            raw = (rows - 1, self.n_atoms - 1 + rows - 2, self._n_rigid + rows - 3)  # of bonds, angles, torsions
-            by_size.append(RotorColumns(*(column[part] for part in raw)))
+            rows = torch.tensor([rotor.rows for rotor in rotors if len(rotor.rows) == size])
+            bonds, angles, torsions = (
+                column[rows + first] for first in (-1, self.n_atoms - 3, self._n_rigid - 3)
+            )  # of the list of all bonds, then all angles, then all torsions
+            stiff = torch.cat([bonds.flatten(), angles.flatten(), torsions[:, 1:].flatten()])
+            by_size.append(RotorColumns(stiff.to(self.device), torsions[:, 0].to(self.device), size))
         return by_size
 
     def to_standard(self, positions: Tensor) -> Tensor:

@@ -46,43 +46,51 @@ def find_rotors(molecule: Molecule, zmatrix: ZMatrix, is_soft: Tensor) -> list[R
     return rotors
 
 
-def turn(values: Tensor, shift: Tensor) -> Tensor:
-    """values (B, G, m) of G rotors, each turned by shift (B, G) places."""
-    m = values.shape[-1]
-    index = (torch.arange(m, device=values.device) + shift[..., None]) % m
-    return values.gather(-1, index)
-
-
 @dataclass(frozen=True)
 class RotorColumns:
-    """Where G rotors of one size m have their coordinates: columns (G, m) of raw coordinates in the order of z."""
+    """G rotors of one size m: stiff : (G (3 m - 1),) their columns among the raw coordinates on the line, bonds (G, m),
+    angles (G, m) and relative torsions (G, m - 1) one after the other; own : (G,) columns of their soft torsions."""
 
-    bonds: Tensor
-    angles: Tensor
-    torsions: Tensor
+    stiff: Tensor
+    own: Tensor
+    size: int
 
     @property
-    def shape(self) -> torch.Size:
-        return self.bonds.shape
+    def count(self) -> int:
+        return len(self.own)
 
-    def turn(self, raw: Tensor, score: Tensor, mean: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw coordinates (B, dim) and grad log R by them with the rotors turned by shift (B, G).
+    def turn(
+        self, raw: Tensor, own: Tensor, by_raw: Tensor, by_own: Tensor, mean: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Raw coordinates (B, len(stiff)), soft torsions (B, G) and grad log R by both, with every rotor turned by
+        shift (B, G) places.
 
-        mean : (dim,) that relative torsions stay within pi of
+        mean : (len(stiff),) that relative torsions stay within pi of
         """
-        raw, score = raw.clone(), score.clone()
-        for columns in (self.bonds, self.angles):
-            for values in (raw, score):
-                values[:, columns] = turn(values[:, columns], shift)
-        # absolute torsions are permuted: the first one, and the others as differences from it
-        own, relative = self.torsions[:, :1], self.torsions[:, 1:]
-        first = raw[:, own]
-        absolute = turn(torch.cat([first, first + raw[:, relative]], dim=-1), shift)
-        raw[:, own] = wrap_angle(absolute[..., :1])
-        middle = mean[relative]
-        raw[:, relative] = middle + wrap_angle(absolute[..., 1:] - absolute[..., :1] - middle)
-        by_own, by_relative = score[:, own], score[:, relative]
-        by_absolute = turn(torch.cat([by_own - by_relative.sum(-1, keepdim=True), by_relative], dim=-1), shift)
-        score[:, own] = by_absolute.sum(-1, keepdim=True)
-        score[:, relative] = by_absolute[..., 1:]
-        return raw, score
+        # absolute torsions change places: the soft one, and the others as differences from it
+        bonds, angles, relative = self._parts(raw)
+        own = own[..., None]
+        absolute = torch.cat([own, own + relative], dim=-1)
+        bonds, angles, absolute = self._turned(torch.stack([bonds, angles, absolute], 1), shift)
+        by_bonds, by_angles, by_relative = self._parts(by_raw)
+        by_first = by_own[..., None] - by_relative.sum(-1, keepdim=True)
+        by_absolute = torch.cat([by_first, by_relative], dim=-1)
+        by_bonds, by_angles, by_absolute = self._turned(torch.stack([by_bonds, by_angles, by_absolute], 1), shift)
+        own, middle = absolute[..., 0], self._parts(mean[None])[2]
+        relative = middle + wrap_angle(absolute[..., 1:] - own[..., None] - middle)
+        raw, by_raw = (
+            torch.cat([part.flatten(1) for part in parts], dim=1)
+            for parts in ((bonds, angles, relative), (by_bonds, by_angles, by_absolute[..., 1:]))
+        )
+        return raw, wrap_angle(own), by_raw, by_absolute.sum(-1)
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, len(stiff)) -> (B, G, m), (B, G, m), (B, G, m - 1)."""
+        g, m = self.count, self.size
+        bonds, angles, relative = values.split([g * m, g * m, g * (m - 1)], dim=1)
+        return bonds.unflatten(1, (g, m)), angles.unflatten(1, (g, m)), relative.unflatten(1, (g, m - 1))
+
+    def _turned(self, values: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, G, m) turned by shift (B, G), as three (B, G, m)."""
+        index = (torch.arange(self.size, device=values.device) + shift[..., None]) % self.size
+        return values.gather(-1, index[:, None].expand_as(values)).unbind(1)
