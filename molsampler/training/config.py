@@ -93,7 +93,7 @@ class PassConfig:
 class MovesConfig:
     """Local moves from replayed states, whose ends enter the replay buffer."""
 
-    every: int = setting(50, "one round each so many updates; 0 for none", low=0)
+    every: int = setting(50, "one round each so many updates, while the limit allows it; 0 for none", low=0)
     kind: Literal["mala", "md"] = setting(
         "mala", "MALA, or the target's own dynamics where it has them", needs={"every": POSITIVE}
     )
@@ -107,7 +107,8 @@ class MovesConfig:
     )
     limit: int = setting(
         12_000_000,
-        "evaluations that local moves may take in a run, whatever its length",
+        "evaluations that local moves may take in a run, whatever its length; by a share t of the updates, sqrt(t) of "
+        "them",
         low=0,
         needs={"every": POSITIVE},
     )
