@@ -7,6 +7,7 @@ import copy
 import openmm
 import torch
 
+from molsampler.basis.counter import EvaluationCounter
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.molecule import Molecule
@@ -19,7 +20,11 @@ from tests.targets.test_conformance import alanine_dipeptide
 def target_of(molecule: Molecule) -> MoleculeTarget:
     chart = Chart(molecule, dtype=torch.float64).fit(chart_cases.langevin_frames())
     energy = TorchEnergy(molecule, dtype=torch.float64, compile=False)
-    return MoleculeTarget(molecule, chart, energy, compile=False)
+    target = MoleculeTarget(molecule, chart, energy, compile=False)
+    z = chart.to_standard(chart_cases.langevin_frames())
+    chart.refine(z, target.log_prob_and_score(z)[1])  # soft torsions then give way to stiff coordinates
+    energy.counter = target.counter = EvaluationCounter()
+    return target
 
 
 def test_the_turned_molecule_is_the_same_with_its_names_turned():
