@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from molsampler.analysis.conformations import conformations
 from molsampler.analysis.coverage import coverage
 from molsampler.analysis.observables.basins import counted_basins, indicators, state_names, weighted_basins
 from molsampler.analysis.observables.bond_graph import graph_of
@@ -30,7 +31,7 @@ from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
-from molsampler.analysis.study import ResidueFindings, Study, slug
+from molsampler.analysis.study import ResidueFindings, State, Study, slug
 
 TORSION_BINS = 100
 MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code
@@ -127,6 +128,7 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     counts["phi > 0"] = int((angles[:, 0] > 0).sum())
     inside = indicators(basins, angles)
     names = state_names(basins)
+    study.states += [State(pair.residue, name, inside[:, k]) for k, name in enumerate(names)]
     heaviest, tail = {}, {}
     if study.reweighted is not None:
         w = study.reweighted.weights
@@ -268,4 +270,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, training)
+ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, conformations, training)

@@ -251,13 +251,13 @@ class RunDirectory:
         write_text(self / "metrics.csv", text.getvalue())
 
 
-def resample(weights: np.ndarray, offset: float = 0.5) -> np.ndarray:
-    """Indices of equally weighted frames: systematic resampling of normalised weights (n,) to as many as the ESS
-    allows.
+def resample(weights: np.ndarray, offset: float = 0.5, n: int | None = None) -> np.ndarray:
+    """Indices of n equally weighted frames, by default as many as the ESS allows: systematic resampling of normalised
+    weights (m,).
 
     At least one; a frame of zero weight is never picked. `offset` in [0, 1).
     """
-    n = max(1, int(effective_frames(weights)))
+    n = n or max(1, int(effective_frames(weights)))
     cumulative = np.cumsum(weights, dtype=np.float64)
     return np.searchsorted(cumulative / cumulative[-1], (np.arange(n) + offset) / n, side="right")
 

@@ -12,6 +12,7 @@ from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
 from molsampler.analysis.report.page import HEAVY, BasinRow, Picture, Report, Verdict, greek, number, percent, picture
+from molsampler.analysis.report.viewer_data import viewer_data
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import ResidueFindings, Study
 
@@ -209,6 +210,7 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         coverage=study.coverage,
         smooths=study.smoothed is not None,
         coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
+        viewer=viewer_data(study),
     )
 
 
