@@ -11,7 +11,7 @@ import mdtraj as md
 import numpy as np
 from scipy.special import logsumexp
 
-from molsampler.analysis.observables.basins import ResidueBasins
+from molsampler.analysis.observables.basins import POSITIVE_PHI, ResidueBasins
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.observables.torsions import BackbonePair
 from molsampler.analysis.pictures.figures import Ensemble
@@ -149,12 +149,13 @@ class State:
 class Shown:
     """Frames of one state to look at, as rows of `Conformations.frames`.
 
-    label, name : as of `State`, "" for all states together;  population : by weight
+    label, name : as of `State`, "" for all states together;  colour : of its frames;  population : by weight
     drawn : (m,) int, distinct rows, by weight;  central : the one of them that is nearest to the others
     """
 
     label: str
     name: str
+    colour: str
     population: float
     drawn: np.ndarray
     central: int
@@ -163,12 +164,23 @@ class Shown:
 @dataclass(frozen=True)
 class Conformations:
     """Frames to look at, superposed. trajectory : k frames;  frames : (k,) int, their places in samples.dcd
+    colours : k of them, of the states of the first residue or torsion
     states : all together first, then those of which a sample has weight
     """
 
     trajectory: md.Trajectory
     frames: np.ndarray
+    colours: list[str]
     states: list[Shown]
+
+    @property
+    def labels(self) -> list[str]:
+        """Residues and torsions that have states."""
+        return list(dict.fromkeys(state.label for state in self.states[1:]))
+
+    def basins(self, label: str) -> list[Shown]:
+        """The states of a residue or torsion that share no frame: without phi > 0, which is several of them."""
+        return [state for state in self.states[1:] if state.label == label and state.name != POSITIVE_PHI]
 
 
 @dataclass

@@ -26,7 +26,15 @@ from molsampler.store.atomic import atomic_path, quiet_c_library, write_json, wr
 from molsampler.store.lock import FolderLock
 from molsampler.store.pdb import write_pdb
 
-PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "weights.png", "rmsd.png", "training.png")
+PICTURES = (
+    "ramachandran.png",
+    "conformations.png",
+    "torsions.png",
+    "energy.png",
+    "weights.png",
+    "rmsd.png",
+    "training.png",
+)
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
 ANNEALED = "annealed.npz"  # states that the policy did not make
 RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, *RESULTS)

@@ -126,6 +126,7 @@ class Report:
     coverage: Coverage | None = None
     coverage_limit: float = 0.0
     smooths: bool = False
+    conformations: Picture | None = None
     viewer: ViewerData | None = None
 
 

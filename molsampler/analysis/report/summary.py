@@ -210,6 +210,7 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         coverage=study.coverage,
         smooths=study.smoothed is not None,
         coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
+        conformations=_conformations(study),
         viewer=viewer_data(study),
     )
 
@@ -249,6 +250,18 @@ def _map(study: Study) -> Picture | None:
         f"{text} Blank cells hold no frame.",
         study.run / "ramachandran.png",
         study.narrow.get("ramachandran.png"),
+    )
+
+
+def _conformations(study: Study) -> Picture | None:
+    shown = study.conformations
+    beside = f" States are those of {shown.labels[0]}." if shown is not None and len(shown.labels) > 1 else ""
+    return picture(
+        "Conformations",
+        f"The central frame of each state, and behind it others that were drawn by weight.{beside} Where a browser has "
+        "JavaScript and WebGL, they can be turned here.",
+        study.run / "conformations.png",
+        study.narrow.get("conformations.png"),
     )
 
 

@@ -11,14 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from molsampler.analysis.observables.basins import POSITIVE_PHI
 from molsampler.analysis.observables.torsions import phi_psi
-from molsampler.analysis.pictures.figures import SIDE_BY_SIDE
 from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.page import ViewerData, greek, percent
 from molsampler.analysis.study import Conformations, Shown, Study
-
-_GREY = "#5b6673"  # of frames that belong to no state
 
 
 def viewer_data(study: Study) -> ViewerData | None:
@@ -33,14 +29,12 @@ def viewer_data(study: Study) -> ViewerData | None:
         return None
     atoms = shown.trajectory.topology.atoms
     picometres = np.clip(np.rint(shown.trajectory.xyz * 1000), -32767, 32767).astype("<i2")
-    colours = _colours(shown)
-    scenes, found = [_together(shown, colours)], {}
-    for label in dict.fromkeys(state.label for state in shown.states[1:]):
-        states = [state for state in shown.states if state.label == label]
-        scenes.append(_representatives(label, states, colours))
-        for state in states:
+    scenes, found = [_together(shown)], {}
+    for label in shown.labels:
+        scenes.append(_representatives(label, shown.basins(label)))
+        for state in (state for state in shown.states if state.label == label):
             found[label, state.name] = len(scenes)
-            scenes.append(_of_state(state, colours[label, state.name]))
+            scenes.append(_of_state(state))
     return ViewerData(
         {
             "elements": ["X" if a.element is None else a.element.symbol for a in atoms],
@@ -53,51 +47,32 @@ def viewer_data(study: Study) -> ViewerData | None:
     )
 
 
-def _colours(shown: Conformations) -> dict[tuple[str, str], str]:
-    """A colour a state, the same order for every residue; phi > 0, which is several basins, has grey."""
-    colours, counts = {}, dict.fromkeys((state.label for state in shown.states), 0)
-    for state in shown.states[1:]:
-        if state.name == POSITIVE_PHI:
-            colours[state.label, state.name] = _GREY
-            continue
-        colours[state.label, state.name] = SIDE_BY_SIDE[counts[state.label] % len(SIDE_BY_SIDE)]
-        counts[state.label] += 1
-    return colours
-
-
-def _together(shown: Conformations, colours: dict[tuple[str, str], str]) -> dict[str, Any]:
+def _together(shown: Conformations) -> dict[str, Any]:
     """All frames drawn by weight, in the colours of the first residue's (or torsion's) states."""
-    everything, *states = shown.states
-    first = [s for s in states if s.label == states[0].label and s.name != POSITIVE_PHI]
-    colour = {int(row): colours[s.label, s.name] for s in first for row in s.drawn}
-    n = len(everything.drawn)
+    everything, first = shown.states[0], shown.basins(shown.labels[0]) if shown.labels else []
+    coloured = f", in the colours of {greek_torsion(first[0].label)}" if first else ""
     return {
         "group": "",
         "name": "all states",
-        "said": f"{n} frames of all states, drawn by weight{_coloured(first)}.",
-        "thick": [[everything.central, colour.get(everything.central, _GREY)]],
-        "thin": [[int(row), colour.get(int(row), _GREY)] for row in everything.drawn],
-        "legend": [[colours[s.label, s.name], greek(s.name)] for s in first],
+        "said": f"{len(everything.drawn)} frames of all states, drawn by weight{coloured}.",
+        "thick": [[everything.central, shown.colours[everything.central]]],
+        "thin": [[int(row), shown.colours[row]] for row in everything.drawn],
+        "legend": _legend(first),
     }
 
 
-def _coloured(states: list[Shown]) -> str:
-    return f", in the colours of {greek_torsion(states[0].label)}" if states else ""
-
-
-def _representatives(label: str, states: list[Shown], colours: dict[tuple[str, str], str]) -> dict[str, Any]:
-    basins = [s for s in states if s.name != POSITIVE_PHI]
+def _representatives(label: str, basins: list[Shown]) -> dict[str, Any]:
     return {
         "group": greek_torsion(label),
         "name": "one frame of each state",
         "said": f"The central frame of each state of {greek_torsion(label)}, superposed.",
-        "thick": [[s.central, colours[label, s.name]] for s in basins],
+        "thick": [[state.central, state.colour] for state in basins],
         "thin": [],
-        "legend": [[colours[label, s.name], greek(s.name)] for s in basins],
+        "legend": _legend(basins),
     }
 
 
-def _of_state(state: Shown, colour: str) -> dict[str, Any]:
+def _of_state(state: Shown) -> dict[str, Any]:
     n = len(state.drawn)
     frames = f"{n} frames" if n > 1 else "one frame"
     where = f"{greek(state.name)} of {greek_torsion(state.label)}"
@@ -105,10 +80,14 @@ def _of_state(state: Shown, colour: str) -> dict[str, Any]:
         "group": greek_torsion(state.label),
         "name": f"{greek(state.name)}, {percent(state.population)}",
         "said": f"{where}, {percent(state.population)} by weight: {frames} drawn by weight.",
-        "thick": [[state.central, colour]],
-        "thin": [[int(row), colour] for row in state.drawn],
-        "legend": [[colour, greek(state.name)]],
+        "thick": [[state.central, state.colour]],
+        "thin": [[int(row), state.colour] for row in state.drawn],
+        "legend": _legend([state]),
     }
+
+
+def _legend(states: list[Shown]) -> list[list[str]]:
+    return [[state.colour, greek(state.name)] for state in states]
 
 
 def _sentences(study: Study, shown: Conformations) -> list[str]:
