@@ -37,10 +37,15 @@
   const bonds = data.elements.map(() => []);
   for (const [i, j] of data.bonds) { bonds[i].push(j); bonds[j].push(i); }
 
-  section.querySelector("[data-part=panel]").hidden = false;
+  part("panel").hidden = false; // first: a stage without a size has no view
+  let viewer = null, scene = null, home = null;
+  try {
+    viewer = $3Dmol.createViewer(stage, { backgroundColor: "white", antialias: true });
+  } catch {
+    part("panel").hidden = true;
+    return;
+  }
   part("without").hidden = true;
-  const viewer = $3Dmol.createViewer(stage, { backgroundColor: "white", antialias: true });
-  let scene = null, home = null;
 
   // Atoms of one frame for 3Dmol.js, in angstroms, numbered from `first`.
   function atomsOf(frame, first, hydrogens) {
