@@ -1,6 +1,8 @@
-"""Adds a finished run to docs/GALLERY.md:
+"""Adds a finished run to docs/GALLERY.md, or replaces it there:
 
-python scripts/make_gallery.py runs/aldp --title "alanine dipeptide" --command "molsampler train aldp"
+    python scripts/make_gallery.py runs/aldp --title "alanine dipeptide" --command "molsampler train aldp"
+
+What is kept of it is in docs/gallery: a JSON file, and its pictures made small.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ of all entries that are there."""
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,8 @@ def add_to_gallery(run: Path, docs: Path, title: str, command: str, name: str = 
     """
     directory = RunDirectory(run)
     metrics = directory.load_metrics()
-    pictures = [picture for picture in SHOWN if (run / picture).is_file()]
-    if "ramachandran.png" in pictures:  # whose marginals the others are
-        pictures.remove("torsions.png")
+    second = "ramachandran.png" if (run / "ramachandran.png").is_file() else "torsions.png"
+    pictures = [picture for picture in ("conformations.png", second) if (run / picture).is_file()]
     if not metrics or not pictures or not (run / "config.toml").is_file():
         raise InputError(f"'{run}' holds no analysed run: name one with a report.html, such as runs/aldp.")
     name = name or Path(str(load_toml(run / "config.toml")["system"])).name
@@ -92,9 +92,10 @@ def _section(entry: dict[str, Any]) -> str:
     ):
         if entry[key] is not None and entry[key]["value"] is not None:
             said.append(text.format(entry[key]["value"] / unit))
-    add = f'python scripts/make_gallery.py {entry["run"]} --title "{entry["title"]}" --command "{entry["command"]}"'
+    title, command = shlex.quote(entry["title"]), shlex.quote(entry["command"])
+    add = f"python scripts/make_gallery.py {entry['run']} --title {title} --command {command}"
     lines = [
-        f"## {entry['title'].capitalize()}",
+        f"## {entry['title'][:1].upper()}{entry['title'][1:]}",
         "",
         f"{', '.join(said)}.",
         "",

@@ -50,6 +50,16 @@ def test_a_run_is_added_and_shown(finished, tmp_path):
         assert matplotlib.image.imread(docs / path).shape[:2] == (WIDTH * 600 // 1500, WIDTH)
 
 
+def test_a_molecule_without_backbone_shows_its_torsions(finished, tmp_path):
+    (finished / "ramachandran.png").unlink()
+    add_to_gallery(finished, tmp_path / "docs", "ACE-GLY-NME, in a 'box'", "molsampler train gly", name="gly")
+    page = (tmp_path / "docs" / "GALLERY.md").read_text()
+    assert "## ACE-GLY-NME, in a 'box'\n" in page
+    assert re.findall(r"\((gallery/.*)\)", page) == ["gallery/gly_conformations.png", "gallery/gly_torsions.png"]
+    words = shlex.split(next(line for line in page.splitlines() if "make_gallery" in line))
+    assert words[2:] == ["runs/gly", "--title", "ACE-GLY-NME, in a 'box'", "--command", "molsampler train gly"]
+
+
 def test_the_smallest_molecule_comes_first_and_a_run_is_replaced(finished, tmp_path):
     docs = tmp_path / "docs"
     add_to_gallery(finished, docs, "alanine dipeptide", "molsampler train aldp")

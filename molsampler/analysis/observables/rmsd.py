@@ -55,6 +55,6 @@ def superposed(trajectory: md.Trajectory, onto: int) -> md.Trajectory:
     target = trajectory[onto]
     middle = target.xyz[0, atoms].mean(0)
     axes = np.linalg.svd(target.xyz[0, atoms] - middle)[2]  # rows, by decreasing extent
-    axes[2] *= np.linalg.det(axes)  # a rotation: a reflection would show the mirror image
+    axes[2] *= np.linalg.det(axes)  # a rotation: on a mirrored frame no other would fit
     target.xyz = (target.xyz - middle) @ axes.T
     return trajectory[:].superpose(target, atom_indices=atoms)

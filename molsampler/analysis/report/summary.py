@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
+from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
@@ -255,7 +256,9 @@ def _map(study: Study) -> Picture | None:
 
 def _conformations(study: Study) -> Picture | None:
     shown = study.conformations
-    beside = f" States are those of {shown.labels[0]}." if shown is not None and len(shown.labels) > 1 else ""
+    beside = (
+        f" States are those of {greek_torsion(shown.labels[0])}." if shown is not None and len(shown.labels) > 1 else ""
+    )
     return picture(
         "Conformations",
         f"The central frame of each state, and behind it others that were drawn by weight.{beside} Where a browser has "

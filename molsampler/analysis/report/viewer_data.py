@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from molsampler.analysis.observables.torsions import phi_psi
+from molsampler.analysis.pictures.conformations import ELEMENTS
 from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.page import ViewerData, greek, percent
 from molsampler.analysis.study import Conformations, Shown, Study
@@ -20,9 +21,9 @@ from molsampler.analysis.study import Conformations, Shown, Study
 def viewer_data(study: Study) -> ViewerData | None:
     """Of an analysed run; None where there is nothing to show.
 
-    `data` has elements (N,) and bonds (b, 2); positions, base64 of (k, N, 3) little-endian int16 in picometres; said, a
-    sentence a frame; scenes, each with group, name, said, thick and thin [[frame, colour], ...] and legend [[colour,
-    name], ...].
+    `data` has colours by element; elements (N,) and bonds (b, 2); positions, base64 of (k, N, 3) little-endian int16 in
+    picometres; said, a sentence a frame; scenes, each with group, name, said, thick and thin [[frame, colour], ...] and
+    legend [[colour, name], ...].
     """
     shown = study.conformations
     if shown is None:
@@ -37,6 +38,7 @@ def viewer_data(study: Study) -> ViewerData | None:
             scenes.append(_of_state(state))
     return ViewerData(
         {
+            "colours": ELEMENTS,
             "elements": ["X" if a.element is None else a.element.symbol for a in atoms],
             "bonds": [[a.index, b.index] for a, b in shown.trajectory.topology.bonds],
             "positions": base64.b64encode(picometres.tobytes()).decode("ascii"),

@@ -6,7 +6,6 @@
   const part = (name) => section.querySelector(`[data-part="${name}"]`);
   const stage = part("stage"), choice = part("scene"), slider = part("frame"), said = part("said");
   const STICK = 0.13, BALL = 0.24, THIN = 0.035, TURN = 15, ZOOM = 1.25;
-  const ELEMENTS = { H: "#b4bcc6", N: "#2f55d4", O: "#d42f2f", S: "#c9a227", P: "#e07b1a", F: "#3aa655", Cl: "#2e9e4f" };
 
   const bytesOf = (text) => Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
 
@@ -63,7 +62,7 @@
     model.addAtoms(atomsOf(frame, 0, part("hydrogens").checked));
     const style = (color) => ({ stick: { radius: STICK, color }, ...(balls && { sphere: { scale: BALL, color } }) });
     model.setStyle({}, style(colour));
-    for (const [elem, color] of Object.entries(ELEMENTS)) model.setStyle({ elem }, style(color));
+    for (const [elem, color] of Object.entries(data.colours)) model.setStyle({ elem }, style(color));
   }
 
   function addThin(frames) {
