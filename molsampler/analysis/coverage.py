@@ -16,7 +16,7 @@ from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.bootstrap import Weighting
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.few import counted, share_interval
-from molsampler.analysis.study import Coverage, CoverageRow, Independent, Study, slug
+from molsampler.analysis.study import Coverage, CoverageRow, Independent, State, Study, slug
 
 HUNDREDTH = np.log(100.0)
 
@@ -75,7 +75,9 @@ def _parts(study: Study) -> list[tuple[str, ResidueBasins, dict[str, int], np.nd
         if len(basins.names) > 1:
             angles = torsion_angles(frames, one)
             mine = weighted_basins(name, basins, angles, study.reweighted, study.subject.temperature)
-            found = dict(zip(state_names(basins), indicators(basins, angles).sum(0).tolist(), strict=True))
+            inside = indicators(basins, angles)
+            found = dict(zip(state_names(basins), inside.sum(0).tolist(), strict=True))
+            study.states += [State(name, state, inside[:, k]) for k, state in enumerate(state_names(basins))]
             parts.append((name, mine, found, torsion_angles(other, one)))
     return parts
 

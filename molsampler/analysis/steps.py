@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from molsampler.analysis.conformations import choose_conformations
 from molsampler.analysis.coverage import coverage
 from molsampler.analysis.observables.basins import counted_basins, indicators, state_names, weighted_basins
 from molsampler.analysis.observables.bond_graph import graph_of
@@ -23,19 +24,21 @@ from molsampler.analysis.observables.torsions import (
     torsion_names,
 )
 from molsampler.analysis.pictures import figures
+from molsampler.analysis.pictures.conformations import Panel, draw_conformations
 from molsampler.analysis.pictures.ramachandran import Map, draw_ramachandran
 from molsampler.analysis.pictures.training import draw_training
-from molsampler.analysis.report.page import greek
+from molsampler.analysis.report.page import greek, percent
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
-from molsampler.analysis.study import ResidueFindings, Study, slug
+from molsampler.analysis.study import ResidueFindings, State, Study, slug
 
 TORSION_BINS = 100
 MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code
 TRANSPORT_BINS = 48
 MOST_MAPS = 3  # residues in the picture
+MOST_PANELS = 8  # states in the picture of conformations
 
 
 def weights(study: Study) -> None:
@@ -127,6 +130,7 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     counts["phi > 0"] = int((angles[:, 0] > 0).sum())
     inside = indicators(basins, angles)
     names = state_names(basins)
+    study.states += [State(pair.residue, name, inside[:, k]) for k, name in enumerate(names)]
     heaviest, tail = {}, {}
     if study.reweighted is not None:
         w = study.reweighted.weights
@@ -255,6 +259,22 @@ def _minima(study: Study) -> np.ndarray:
     return minima
 
 
+def conformations(study: Study) -> None:
+    """Frames to look at, of all states and of each, and a picture of those of the first residue or torsion."""
+    study.conformations = shown = choose_conformations(study)
+    if shown is None:
+        (study.run / "conformations.png").unlink(missing_ok=True)
+        return
+    frames = shown.trajectory.xyz
+    panels = []
+    for state in [shown.states[0], *(shown.basins(shown.labels[0]) if shown.labels else [])][:MOST_PANELS]:
+        title = f"{greek(state.name)}, {percent(state.population)}" if state.label else "all states"
+        colours = [state.colour if state.label else shown.colours[row] for row in state.drawn]
+        colour = state.colour if state.label else shown.colours[state.central]
+        panels.append(Panel(title, frames[state.central], frames[state.drawn], colours, colour))
+    _draw(study, "conformations.png", draw_conformations, shown.trajectory.topology, panels)
+
+
 def training(study: Study) -> None:
     """Training curves."""
     _draw(study, "training.png", draw_training, study.run.metrics_columns())
@@ -268,4 +288,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, training)
+ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, conformations, training)

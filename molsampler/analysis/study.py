@@ -11,7 +11,7 @@ import mdtraj as md
 import numpy as np
 from scipy.special import logsumexp
 
-from molsampler.analysis.observables.basins import ResidueBasins
+from molsampler.analysis.observables.basins import POSITIVE_PHI, ResidueBasins
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.observables.torsions import BackbonePair
 from molsampler.analysis.pictures.figures import Ensemble
@@ -136,6 +136,53 @@ class Coverage:
     effective: float
 
 
+@dataclass(frozen=True)
+class State:
+    """A basin of a residue or a well of a torsion, in the samples. label : residue or torsion;  inside : (n,) bool"""
+
+    label: str
+    name: str
+    inside: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Frames of one state to look at, as rows of `Conformations.frames`.
+
+    label, name : as of `State`, "" for all states together;  colour : of its frames;  population : by weight
+    drawn : (m,) int, distinct rows, by weight;  central : the one of them that is nearest to the others
+    """
+
+    label: str
+    name: str
+    colour: str
+    population: float
+    drawn: np.ndarray
+    central: int
+
+
+@dataclass(frozen=True)
+class Conformations:
+    """Frames to look at, superposed. trajectory : k frames;  frames : (k,) int, their places in samples.dcd
+    colours : k of them, of the states of the first residue or torsion
+    states : all together first, then those of which a sample has weight
+    """
+
+    trajectory: md.Trajectory
+    frames: np.ndarray
+    colours: list[str]
+    states: list[Shown]
+
+    @property
+    def labels(self) -> list[str]:
+        """Residues and torsions that have states."""
+        return list(dict.fromkeys(state.label for state in self.states[1:]))
+
+    def basins(self, label: str) -> list[Shown]:
+        """The states of a residue or torsion that share no frame: without phi > 0, which is several of them."""
+        return [state for state in self.states[1:] if state.label == label and state.name != POSITIVE_PHI]
+
+
 @dataclass
 class Study:
     """One run beside its reference.
@@ -143,6 +190,7 @@ class Study:
     weightings : reweighted (where any sample has weight), then raw
     draws : by suffix of the weighting, pairs of finite samples of the reference, for floors
     metrics : figures by stable name;  residues : in order of the chain;  notes, captions : sentences for the report
+    states : of residues, then of torsions, as the steps find them
     """
 
     run: RunDirectory
@@ -159,6 +207,8 @@ class Study:
     notes: list[str] = field(default_factory=list)
     narrow: dict[str, bytes] = field(default_factory=dict)
     coverage: Coverage | None = None
+    states: list[State] = field(default_factory=list)
+    conformations: Conformations | None = None
 
     @classmethod
     def of(cls, run: RunDirectory, subject: Subject, samples: Samples, reference: Reference | None) -> Study:

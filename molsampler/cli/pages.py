@@ -1,4 +1,5 @@
-"""The pages of docs/ that are made from registries: every setting, every column of metrics.csv, every figure.
+"""The pages of docs/ that are made from registries: every setting, every column of metrics.csv, every figure; and the
+gallery, of its entries.
 
 `make docs` writes them; a test holds the pages in the tree against what would be written.
 """
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from molsampler.analysis.report.metric_names import GROUPS
 from molsampler.basis.settings import POSITIVE, About, about, walk
+from molsampler.cli.gallery import gallery_page
 from molsampler.runs.density import DensityConfig
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PRESETS
@@ -66,6 +68,7 @@ def pages(docs: Path) -> dict[str, str]:
     return {
         "SETTINGS.md": settings_page(),
         "METRICS_CSV.md": columns_page(),
+        "GALLERY.md": gallery_page(docs),
         "METRICS.md": metrics_page((docs / "METRICS.md").read_text(encoding="utf-8")),
     }
 

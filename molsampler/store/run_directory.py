@@ -26,7 +26,15 @@ from molsampler.store.atomic import atomic_path, quiet_c_library, write_json, wr
 from molsampler.store.lock import FolderLock
 from molsampler.store.pdb import write_pdb
 
-PICTURES = ("ramachandran.png", "torsions.png", "energy.png", "weights.png", "rmsd.png", "training.png")
+PICTURES = (
+    "ramachandran.png",
+    "conformations.png",
+    "torsions.png",
+    "energy.png",
+    "weights.png",
+    "rmsd.png",
+    "training.png",
+)
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
 ANNEALED = "annealed.npz"  # states that the policy did not make
 RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, *RESULTS)
@@ -251,13 +259,13 @@ class RunDirectory:
         write_text(self / "metrics.csv", text.getvalue())
 
 
-def resample(weights: np.ndarray, offset: float = 0.5) -> np.ndarray:
-    """Indices of equally weighted frames: systematic resampling of normalised weights (n,) to as many as the ESS
-    allows.
+def resample(weights: np.ndarray, offset: float = 0.5, n: int | None = None) -> np.ndarray:
+    """Indices of n equally weighted frames, by default as many as the ESS allows: systematic resampling of normalised
+    weights (m,).
 
     At least one; a frame of zero weight is never picked. `offset` in [0, 1).
     """
-    n = max(1, int(effective_frames(weights)))
+    n = n or max(1, int(effective_frames(weights)))
     cumulative = np.cumsum(weights, dtype=np.float64)
     return np.searchsorted(cumulative / cumulative[-1], (np.arange(n) + offset) / n, side="right")
 

@@ -28,6 +28,7 @@ def test_a_page_in_the_tree_is_what_would_be_made(name):
 def test_pages_that_are_out_of_date_are_written_again(tmp_path):
     for name in pages(DOCS):
         shutil.copy(DOCS / name, tmp_path / name)
+    shutil.copytree(DOCS / "gallery", tmp_path / "gallery")
     assert write_pages(tmp_path) == []
     (tmp_path / "SETTINGS.md").write_text("old")
     text = (tmp_path / "METRICS.md").read_text()

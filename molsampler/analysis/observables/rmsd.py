@@ -41,3 +41,20 @@ def lowest_in_basins(
             names.append(name)
             frames.append(inside[np.argmin(potential_energy[inside])])
     return names, trajectory.xyz[np.array(frames, dtype=np.int64)]
+
+
+def medoid(trajectory: md.Trajectory) -> int:
+    """The frame that is nearest to all others: least mean RMSD of the heavy atoms, over (n_frames)^2 of them."""
+    return int(np.argmin([rmsd_to(trajectory, structure).mean() for structure in trajectory.xyz]))
+
+
+def superposed(trajectory: md.Trajectory, onto: int) -> md.Trajectory:
+    """All frames superposed by their heavy atoms on one of them, whose heavy atoms lie about the origin with their
+    longest extent along x and their shortest along z."""
+    atoms = heavy_atoms(trajectory.topology)
+    target = trajectory[onto]
+    middle = target.xyz[0, atoms].mean(0)
+    axes = np.linalg.svd(target.xyz[0, atoms] - middle)[2]  # rows, by decreasing extent
+    axes[2] *= np.linalg.det(axes)  # a rotation: on a mirrored frame no other would fit
+    target.xyz = (target.xyz - middle) @ axes.T
+    return trajectory[:].superpose(target, atom_indices=atoms)

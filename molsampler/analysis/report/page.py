@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from molsampler.analysis.pictures.figures import greek as greek_torsion
+from molsampler.analysis.report.viewer_files import packed_library, viewer_file
 from molsampler.analysis.study import Coverage
 from molsampler.store.atomic import write_text
 
@@ -91,6 +92,20 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ViewerData:
+    """data : what the page's script reads, see `viewer_data.viewer_data`
+    scenes : number of the scene of each (label, state) that has one
+    """
+
+    data: dict[str, Any]
+    scenes: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def scene(self, label: str, state: str) -> int | None:
+        """The scene of a row of a table; None where no sample of that state has weight."""
+        return self.scenes.get((label, state))
+
+
+@dataclass(frozen=True)
 class Report:
     """All that the template shows; the texts are plain sentences."""
 
@@ -111,6 +126,8 @@ class Report:
     coverage: Coverage | None = None
     coverage_limit: float = 0.0
     smooths: bool = False
+    conformations: Picture | None = None
+    viewer: ViewerData | None = None
 
 
 def percent(value: float | None, stderr: float | None = None) -> str:
@@ -178,6 +195,7 @@ def write_page(template: str, path: str | Path, **shown: Any) -> None:
     """Renders a template of this room with what it shows, pictures embedded, into one file."""
     helpers = {"percent": percent, "number": number, "sigmas": sigmas, "greek": greek, "embedded": _embedded}
     helpers |= {"population": population, "greek_torsion": greek_torsion}
+    helpers |= {"viewer_file": viewer_file, "packed_library": packed_library}
     write_text(path, _TEMPLATES.get_template(template).render(**shown, **helpers))
 
 

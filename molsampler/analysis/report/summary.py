@@ -8,10 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
+from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
 from molsampler.analysis.report.page import HEAVY, BasinRow, Picture, Report, Verdict, greek, number, percent, picture
+from molsampler.analysis.report.viewer_data import viewer_data
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import ResidueFindings, Study
 
@@ -209,6 +211,8 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         coverage=study.coverage,
         smooths=study.smoothed is not None,
         coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
+        conformations=_conformations(study),
+        viewer=viewer_data(study),
     )
 
 
@@ -247,6 +251,20 @@ def _map(study: Study) -> Picture | None:
         f"{text} Blank cells hold no frame.",
         study.run / "ramachandran.png",
         study.narrow.get("ramachandran.png"),
+    )
+
+
+def _conformations(study: Study) -> Picture | None:
+    shown = study.conformations
+    beside = (
+        f" States are those of {greek_torsion(shown.labels[0])}." if shown is not None and len(shown.labels) > 1 else ""
+    )
+    return picture(
+        "Conformations",
+        f"The central frame of each state, and behind it others that were drawn by weight.{beside} Where a browser has "
+        "JavaScript and WebGL, they can be turned here.",
+        study.run / "conformations.png",
+        study.narrow.get("conformations.png"),
     )
 
 

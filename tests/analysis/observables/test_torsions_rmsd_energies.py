@@ -8,7 +8,14 @@ import pytest
 
 from molsampler.analysis.observables.energies import energy_edges, energy_histogram, quantiles
 from molsampler.analysis.observables.ramachandran import find_basins
-from molsampler.analysis.observables.rmsd import heavy_atoms, lowest_in_basins, rmsd_to, rmsd_to_nearest
+from molsampler.analysis.observables.rmsd import (
+    heavy_atoms,
+    lowest_in_basins,
+    medoid,
+    rmsd_to,
+    rmsd_to_nearest,
+    superposed,
+)
 from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi, torsion_angles, torsion_names
 
 
@@ -116,3 +123,42 @@ def test_clashes_do_not_stretch_the_range() -> None:
     assert -1.0 < edges[0] < 0.1 and 9.9 < edges[-1] < 11.0
     with pytest.raises(ValueError, match="finite"):
         energy_edges([(np.array([np.inf]), None)])
+
+
+def test_superposed_frames_coincide_and_lie_along_x_unmirrored(peptide) -> None:
+    rng = np.random.default_rng(5)
+    (bent,) = peptide.frames(np.array([[-1.2, 0.9]]))  # as it stands it is nearly flat, its own mirror image
+    frames = []
+    for _ in range(6):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        turn *= np.sign(np.linalg.det(turn))
+        frames.append(bent @ turn.T + rng.normal(size=3))
+    trajectory = md.Trajectory(np.stack(frames), peptide.topology)
+    before = trajectory.xyz.copy()
+    found = superposed(trajectory, 2)
+    assert np.abs(found.xyz - found.xyz[2]).max() < 1e-5 and np.array_equal(trajectory.xyz, before)
+    heavy = found.xyz[0, heavy_atoms(peptide.topology)]
+    spread = heavy.var(0)
+    assert spread[0] > spread[1] > spread[2] and np.abs(heavy.mean(0)).max() < 1e-5
+    assert np.abs(np.cov(heavy.T) - np.diag(np.diag(np.cov(heavy.T)))).max() < 1e-6
+    corners = [6, 8, 10, 14]
+    volumes = [np.linalg.det(x[corners[:3]] - x[corners[3]]) for x in (found.xyz[0], bent)]
+    assert volumes[0] == pytest.approx(volumes[1], rel=1e-3)
+
+
+def test_superposed_frames_are_as_near_to_the_one_as_they_can_be(peptide) -> None:
+    """Without another fit, the RMSD to it is that of the best fit."""
+    angles = np.random.default_rng(6).uniform(-np.pi, np.pi, (30, 2))
+    trajectory = md.Trajectory(peptide.frames(angles), peptide.topology)
+    heavy = heavy_atoms(peptide.topology)
+    for onto in (3, 4):
+        found = superposed(trajectory, onto).xyz[:, heavy]
+        apart = np.sqrt(np.square(found - found[onto]).sum(-1).mean(-1))
+        assert apart == pytest.approx(rmsd_to(trajectory, trajectory.xyz[onto]), abs=5e-4)  # mdtraj's single precision
+
+
+def test_the_medoid_is_the_middle_of_three(peptide) -> None:
+    frames = peptide.frames(np.array([[-1.0, 2.0], [-1.6, 2.0], [-1.3, 2.0], [-1.2, 1.9]]))
+    assert medoid(md.Trajectory(frames[:3], peptide.topology)) == 2
+    assert medoid(md.Trajectory(frames[[1, 0, 0, 0]], peptide.topology)) > 0  # many of one count as many
+    assert medoid(md.Trajectory(frames[:1], peptide.topology)) == 0
