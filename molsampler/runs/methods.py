@@ -91,6 +91,21 @@ ARMS: dict[str, Arm] = {
         "TB, rank-prioritised replay, MALA local search and exploration noise",
         _replay("rank", moves={"every": 50}, batch={"exploration": 0.3}),
     ),
+    "teacher": Arm("TB on policy and on rollouts of an adaptive teacher", _on_policy(teacher={"every": 2})),
+    "teacher+iw": Arm(
+        "TB, adaptive teacher and importance-weighted replay", _replay("importance", teacher={"every": 2})
+    ),
+    "teacher+local-search": Arm(
+        "TB, adaptive teacher, rank-prioritised replay and MALA local search",
+        _replay("rank", teacher={"every": 2}, moves={"every": 50}),
+    ),
+    "twist-optimal": Arm(
+        "TB with importance-weighted replay, twist by regression on the optimal one",
+        _replay("importance", twist_loss="optimal"),
+    ),
+    "twist-contrastive": Arm(
+        "TB with importance-weighted replay, twist by contrast", _replay("importance", twist_loss="contrastive")
+    ),
     "log-variance": Arm("log-variance (VarGrad) on policy", _on_policy(objective="log_variance")),
     "subtb-fl": Arm(
         "SubTB(0.9), forward-looking flow, on policy",

@@ -174,6 +174,17 @@ class Learner:
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def agree(self) -> None:
+        """Where rounding has told the learners of the ranks apart they become the first one's again (collective).
+
+        The same gradients change all of them, and the same arithmetic gives the same bits; another number of threads,
+        or another processor, may round otherwise, and training would carry that on.
+        """
+        own = self.fingerprint()
+        (apart,) = ranks.any_of(own != ranks.from_first(own))
+        if apart:
+            self.load_state_dict(ranks.from_first(self.state_dict()))
+
     def state_dict(self) -> dict:
         return {
             "policy": self.policy.state_dict(),

@@ -51,7 +51,7 @@ def stepped(objective: str, method: str = "adam", poison: bool = False) -> dict[
     if poison:
         log_r[-1] = torch.nan
     states = own(learner.process.sample_path(x, seeded(4)), dim=1)
-    trainer._training_states = lambda k: (states, own(log_r))
+    trainer._training_states = lambda k: (states, own(log_r), False)
     before, loss = learner.fingerprint(), trainer.balance(1, 1.0)
     parameters = [*learner.policy.parameters(), *learner.twist.parameters(), learner.log_z]
     gradient = torch.cat([torch.zeros(0), *(p.grad.flatten() for p in parameters if p.grad is not None)])
