@@ -106,6 +106,14 @@ ARMS: dict[str, Arm] = {
     "twist-contrastive": Arm(
         "TB with importance-weighted replay, twist by contrast", _replay("importance", twist_loss="contrastive")
     ),
+    "learnt-noising": Arm(
+        "TB with importance-weighted replay, p_B corrected by a network",
+        _replay("importance", noising={"learnt": "states"}),
+    ),
+    "learnt-schedule": Arm(
+        "TB with importance-weighted replay, p_B corrected step by step",
+        _replay("importance", noising={"learnt": "steps"}),
+    ),
     "log-variance": Arm("log-variance (VarGrad) on policy", _on_policy(objective="log_variance")),
     "subtb-fl": Arm(
         "SubTB(0.9), forward-looking flow, on policy",

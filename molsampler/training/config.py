@@ -8,6 +8,7 @@ from typing import Literal
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import POSITIVE, change, setting, table
+from molsampler.diffusion.learnt_noising import NoisingConfig
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.torsions import TorsionConfig
@@ -196,6 +197,7 @@ class TrainConfig:
     evaluation_samples: int = setting(2048, "policy samples behind each row", low=2)
     checkpoint_seconds: float = setting(60.0, "least time between two checkpoints", low=0.0, unit="s")
     schedule: ScheduleConfig = table(ScheduleConfig, "how noise is spread over the steps")
+    noising: NoisingConfig = table(NoisingConfig, "what is learnt of the noising process")
     policy: PolicyConfig = table(PolicyConfig, "the policy and its network")
     torsions: TorsionConfig = table(TorsionConfig, "soft torsions drawn first, one a step, each from a mixture")
     twist: TwistConfig = table(TwistConfig, "the twist and its network")
@@ -220,6 +222,11 @@ class TrainConfig:
             raise InputError(
                 'schedule.torsions = "first" draws from mixtures, through which objective = "reverse_kl" cannot '
                 'differentiate: use "joint", or another objective'
+            )
+        if self.noising.learnt != "nothing" and self.balanced == "torsions" and self.objective in BY_TRAJECTORY:
+            raise InputError(
+                f'noising.learnt = "{self.noising.learnt}" does not go with balanced = "torsions", whose diffusion is '
+                'denoised by the fixed process: use balanced = "all", or "nothing"'
             )
         self._check_teacher_and_twist()
         if self.warm_updates == 0 and self.updates == 0:

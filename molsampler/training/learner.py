@@ -49,13 +49,16 @@ class Learner:
     ) -> None:
         """score : grad log R, for a policy that sees it; say : is told where compilation does not work"""
         self.config: OptimiserConfig = config.optimiser
-        self.process = make_process(space, config.schedule).to(device)
+        # the averages of what a process learns are averaged too, so that each policy has a process of its own
+        self.process, averaged = (
+            make_process(space, config.schedule, config.noising, config.seed).to(device) for _ in range(2)
+        )
         init = torch.Generator().manual_seed(config.seed)
         self.policy = make_policy(self.process, config.policy, config.torsions, init, score).to(device)
-        self.twist = Twist(self.process, config.twist, init).to(device)
+        self.twist = Twist(make_process(space, config.schedule), config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
         again = torch.Generator().manual_seed(config.seed)
-        self.averaged = make_policy(self.process, config.policy, config.torsions, again, score)
+        self.averaged = make_policy(averaged, config.policy, config.torsions, again, score)
         self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self.balanced_policy, self.denoised = self.training_policy, []
