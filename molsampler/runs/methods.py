@@ -99,13 +99,6 @@ ARMS: dict[str, Arm] = {
         "TB, adaptive teacher, rank-prioritised replay and MALA local search",
         _replay("rank", teacher={"every": 2}, moves={"every": 50}),
     ),
-    "twist-optimal": Arm(
-        "TB with importance-weighted replay, twist by regression on the optimal one",
-        _replay("importance", twist_loss="optimal"),
-    ),
-    "twist-contrastive": Arm(
-        "TB with importance-weighted replay, twist by contrast", _replay("importance", twist_loss="contrastive")
-    ),
     "learnt-noising": Arm(
         "TB with importance-weighted replay, p_B corrected by a network",
         _replay("importance", noising={"learnt": "states"}),
@@ -131,6 +124,8 @@ ARMS: dict[str, Arm] = {
     "brownian": Arm("default with the pinned Brownian process", _with(schedule={"process": "brownian"})),
     "langevin": Arm("default with the Langevin parametrisation", _with(policy={"langevin": True})),
     "partial-energy": Arm("default with partial energies in the twist", _with(twist={"partial_energy": True})),
+    "twist-optimal": Arm("default, twist by regression on the optimal one", _with(twist_loss="optimal")),
+    "twist-contrastive": Arm("default, twist by contrast", _with(twist_loss="contrastive")),
     "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
     "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
     "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),
