@@ -1,8 +1,9 @@
 """How the twist learns beside the policy, and what it answers while it does.
 
 SMC is exact for every twist; a good one tells early which particles will be worth something. The best is the marginal
-of R under the noising process, F_n(x) = E[R p_B / p_F of the steps that are left | x_n = x], and the three losses of
-`train.twist_loss` have their minimum there. They differ in what they need and in what they do with an imperfect fit.
+of R under the noising process, F_n(x) = E[R p_B / p_F of the steps that are left | x_n = x]. There the losses of
+`train.twist_loss` are at rest: regression on the optimal twist and contrast whatever the policy, SubTB where the policy
+is right too, since the squares of its tails ask for the mean of a log.
 """
 
 from __future__ import annotations
