@@ -120,8 +120,7 @@ def test_a_loss_of_the_twist_trains_the_twist_alone(name):
     t = with_flow(t, lambda x, n: twist(x, n, LOG_Z.detach()), 2)
     (contrastive_twist(t, t) if name == "contrastive" else optimal_twist(t, LOG_Z, True)).backward()
     assert LOG_Z.grad is None and all(p.grad is None for p in policy.parameters())
-    assert float(twist.network.mlp.last_bias.grad.abs().sum()) >= 0.0
-    assert name == "contrastive" or float(twist.network.mlp.last.weight.grad.abs().sum()) > 0.0
+    assert float(twist.network.mlp.last.weight.grad.abs().sum()) > 0.0
 
 
 def test_contrast_needs_the_twist():
