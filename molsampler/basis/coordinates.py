@@ -44,6 +44,14 @@ class Coordinates(ABC):
     def standardise(self, mean: Tensor, covariance: Tensor) -> Self:
         """Standardise by a given mean and covariance of the coordinates on the line; returns self."""
 
+    refines = False
+    """Whether `refine` does anything."""
+
+    def refine(self, z: Tensor, score: Tensor) -> Self:
+        """Standardise anew by states z (M, D) on these coordinates and grad log R there (M, D), so that R is as near to
+        the prior as a linear map of the line makes it, given what is not on the line; returns self."""
+        return self
+
     @abstractmethod
     def state_dict(self) -> dict:
         """What was measured: tensors and plain Python."""

@@ -47,7 +47,8 @@ MOLECULE_TRAIN = change(
     smc={"chunk": 4},
     optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 1e-3},
     batch={"denoising": 5100},
-    moves={"every": 40},
+    replay={"capacity": 240_000},
+    moves={"every": 10, "limit": 6_000_000},
     rollouts={"every": 40},
 )
 """What a run on a molecule begins with: torsions first, then a short diffusion. After a short warm-up trajectory

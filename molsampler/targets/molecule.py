@@ -9,6 +9,7 @@ OpenMM and the chart's derivative from autograd.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -16,12 +17,16 @@ from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.molecules.coordinates.chart import Chart, Charted
+from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.target import Target
 
+DISTORTED, DISTORTION = 4, 0.005
+"""Structures, and nm of normal noise on their atoms, at which like atoms are told apart or not."""
+SAME_ENERGY = 0.01  # RT, ten times the rounding of an energy in float32
 MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to follow it
 
 
@@ -91,6 +96,24 @@ class MoleculeTarget(Target):
         dynamics = Langevin(self.energy, self.molecule.masses, self.molecule.temperature, friction=MOVES_FRICTION)
         state = dynamics.step(dynamics.start(self.positions(x), generator), n_steps, generator)
         return self.coordinates.to_standard(state.positions)
+
+    @functools.cached_property
+    def rotors(self) -> list[Rotor]:
+        """The chart's rotors whose atoms the energy does not tell apart, asked at a few distorted structures."""
+        generator = torch.Generator().manual_seed(0)
+        at = torch.as_tensor(self.molecule.positions, dtype=self.coordinates.dtype)
+        noise = torch.randn(DISTORTED, *at.shape, generator=generator, dtype=at.dtype)
+        x = (at + DISTORTION * noise).to(self.coordinates.device)
+        turned = [x[:, rotor.turned(len(at)).to(x.device)] for rotor in self.coordinates.rotors]
+        with self.counter.purpose("analysis"):
+            energies = self.beta * self.energy.energy(torch.cat([x, *turned])).double().view(-1, DISTORTED)
+        same = ((energies[1:] - energies[:1]).abs() < SAME_ENERGY).all(1).tolist()
+        return [rotor for rotor, alike in zip(self.coordinates.rotors, same, strict=True) if alike]
+
+    @torch.no_grad()
+    def symmetrised(self, x: Tensor, score: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x (B, D) with every rotor of like atoms turned by a random number of places, and grad log R there."""
+        return self.coordinates.turn_rotors(x, score, self.rotors, generator) if self.rotors else (x, score)
 
     @torch.no_grad()
     def positions(self, x: Tensor) -> Tensor:

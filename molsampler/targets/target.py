@@ -43,6 +43,11 @@ class Target(ABC):
         good = torch.isfinite(log_r) & torch.isfinite(score).all(-1)
         return log_r.detach(), torch.where(good[:, None], score, 0.0)
 
+    def symmetrised(self, x: Tensor, score: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """States (B, D) of the same density as x, each x under a random element of a group that leaves R as it is, and
+        grad log R there; x and score themselves where no such group is known."""
+        return x, score
+
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) exact or high-accuracy samples, where the target can give them."""
         raise TypeError(f"{type(self).__name__} cannot be sampled directly")

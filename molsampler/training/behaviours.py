@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -133,6 +134,8 @@ class Behaviours:
         x, log_r, score = (
             torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "log_r", "score")
         )
+        if self.config.replay.symmetries:
+            x, score = self.target.symmetrised(x, score, self.generator)
         return x, log_r, score
 
     def on_policy(self, n: int, exploration: float = 0.0, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
@@ -183,10 +186,13 @@ class Behaviours:
             self.fresh.clear()
         (self.buffer if self.keeps else self.fresh).add(particles.x, particles.log_r, scores[-1], particles.log_w)
 
-    @property
-    def moves_spent(self) -> bool:
-        """Whether local moves have used up the evaluations that the configuration grants them (collective)."""
-        return ranks.total(self._moves_evaluations) >= self.config.moves.limit
+    def moves_spent(self, progress: float = 1.0) -> bool:
+        """Whether local moves have used up the evaluations that the configuration grants them by now (collective).
+
+        progress : share of the run's updates that are done; the square root of it is the share of the evaluations, for
+            states are scarcest at the beginning
+        """
+        return ranks.total(self._moves_evaluations) >= math.sqrt(progress) * self.config.moves.limit
 
     def local_moves(self) -> None:
         """MALA (or the target's own dynamics) from drawn states of each rank; descendants inherit their parents'

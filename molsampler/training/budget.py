@@ -45,15 +45,39 @@ def plan(trainer: Trainer) -> TrainConfig:
         cycle = 2 * (config.batch.replay_updates + 1)  # the updates of a cycle differ
         return timed(act, max(PROBE_UPDATES // cycle, 1) * cycle)
 
-    moves = timed(lambda k: trainer.behaviours.local_moves(), 1) / config.moves.every if config.moves.every else 0.0
+    each, most = _moves(trainer, timed)
+    warm_seconds = seconds = 0.0
     if warm_updates is None:
-        seconds = update(lambda k: trainer.denoise(_RATE)) + moves
+        warm_seconds = update(lambda k: trainer.denoise(_RATE))
         if config.rollouts.number:
-            seconds += timed(lambda k: trainer.rollouts(), 1) / config.rollouts.every
-        warm_updates = round(budget * warm_share / seconds)
-    updates = config.updates
-    if updates is None:
-        seconds = update(lambda k: trainer.balance(k, _RATE)) + moves
-        updates = max(1, round(budget * (1.0 - warm_share) / seconds))
-    warm_updates, updates = ranks.from_first((warm_updates, updates))
+            warm_seconds += timed(lambda k: trainer.rollouts(), 1) / config.rollouts.every
+    if config.updates is None:
+        seconds = update(lambda k: trainer.balance(k, _RATE))
+
+    def numbers(spent: float, each: float) -> tuple[int, int]:
+        """Updates of both phases, where local moves take so many seconds in all and `each` more an update."""
+        left = max(budget - spent, 0.0)
+        warm = round(left * warm_share / (warm_seconds + each)) if warm_updates is None else warm_updates
+        after = config.updates
+        return warm, max(1, round(left * (1.0 - warm_share) / (seconds + each))) if after is None else after
+
+    planned = numbers(0.0, each)
+    if sum(planned) * each > most:  # the limit on their evaluations ends them before every round is made
+        planned = numbers(most, 0.0)
+    warm_updates, updates = ranks.from_first(planned)
     return dataclasses.replace(config, warm_updates=warm_updates, updates=updates)
+
+
+def _moves(trainer: Trainer, timed: Callable[[Callable[[int], object], int], float]) -> tuple[float, float]:
+    """Seconds of local moves, an update and in all at most (collective)."""
+    moves, spent = trainer.config.moves, []
+
+    def one_round(k: int) -> None:
+        before = trainer.target.counter.total
+        trainer.behaviours.local_moves()
+        spent.append(ranks.total(trainer.target.counter.total - before))
+
+    if not moves.every:
+        return 0.0, 0.0
+    seconds = timed(one_round, 1)
+    return seconds / moves.every, seconds * moves.limit / max(spent[0], 1)

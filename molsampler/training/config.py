@@ -74,6 +74,9 @@ class ReplayConfig:
         "takes the particles of a fresh SMC pass by tempered weight",
     )
     capacity: int = setting(120_000, "states kept", low=1)
+    symmetries: bool = setting(
+        True, "drawn states are put under a random symmetry that the target knows of: like atoms of a methyl turned"
+    )
     gamma: float = setting(
         0.05, "weights are tempered to an ESS of this share", low=0.0, high=1.0, needs={"draw": ("importance", "none")}
     )
@@ -91,7 +94,7 @@ class PassConfig:
 class MovesConfig:
     """Local moves from replayed states, whose ends enter the replay buffer."""
 
-    every: int = setting(50, "one round each so many updates; 0 for none", low=0)
+    every: int = setting(50, "one round each so many updates, while the limit allows it; 0 for none", low=0)
     kind: Literal["mala", "md"] = setting(
         "mala", "MALA, or the target's own dynamics where it has them", needs={"every": POSITIVE}
     )
@@ -105,7 +108,8 @@ class MovesConfig:
     )
     limit: int = setting(
         12_000_000,
-        "evaluations that local moves may take in a run, whatever its length",
+        "evaluations that local moves may take in a run, whatever its length; by a share t of the updates, sqrt(t) of "
+        "them",
         low=0,
         needs={"every": POSITIVE},
     )

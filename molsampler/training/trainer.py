@@ -102,6 +102,11 @@ class Trainer:
         return self.warm_updates + self.updates
 
     @property
+    def _progress(self) -> float:
+        """Share of the updates that are done with the one that is being made; 1 where their number is not known yet."""
+        return (self.done + 1) / self.total if self.total > self.done else 1.0
+
+    @property
     def denoises(self) -> bool:
         """Whether the next update is one of denoising."""
         return self.done < self.warm_updates
@@ -148,7 +153,7 @@ class Trainer:
                 self.learner.start_phase()
             loss = self.balance(self.done - self.warm_updates, self._share())
         every = self.config.moves.every
-        if every and self.done % every == every - 1 and not self.behaviours.moves_spent:
+        if every and self.done % every == every - 1 and not self.behaviours.moves_spent(self._progress):
             self.behaviours.local_moves()
         self.done += 1
         self.last_loss = loss

@@ -241,6 +241,21 @@ def scores_are_those_of_autograd_and_of_differences(case: Case) -> None:
     assert float((0.5 * change - along).abs().max()) < 1e-6 * float((largest[:, 0] * step.norm(dim=1)).max())
 
 
+def like_atoms_may_change_places(case: Case) -> None:
+    """Every methyl and ammonium turns its names round, at the same log R and with the score that belongs there."""
+    target, graph = MoleculeTarget(case.molecule, case.chart, case.energy, compile=False), case.molecule.graph
+    hydrogens = [[j for j in near if graph.atomic_numbers[j] == 1] for near in graph.neighbours]
+    turning = {frozenset(rotor.atoms) for rotor in target.rotors}
+    assert {frozenset(three) for three in hydrogens if len(three) == 3} <= turning
+    z = case.chart.to_standard(case.frames[:: len(case.frames) // 5])
+    log_r, score = target.log_prob_and_score(z)
+    turned, turned_score = target.symmetrised(z, score, torch.Generator().manual_seed(0))
+    assert bool(((turned - z).abs() > 0.1).any()) == bool(target.rotors)
+    expected_log_r, expected = target.log_prob_and_score(turned)
+    assert float((expected_log_r - log_r).abs().max()) < 1e-6
+    assert float((turned_score - expected).abs().max()) < 1e-8 * float(expected.abs().max())
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     coordinates_are_3n_minus_6,
     round_trips,
@@ -251,6 +266,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     standardised_coordinates_are_well_conditioned,
     prior_draws_are_molecules,
     scores_are_those_of_autograd_and_of_differences,
+    like_atoms_may_change_places,
 )
 
 

@@ -117,13 +117,13 @@ def test_local_moves_by_the_targets_own_dynamics_stop_at_their_limit():
     # a round is 8 * 4 evaluations of dynamics and 8 of the states reached: three rounds pass 100
     assert target.counter.by_purpose["md"] - spent["md"] == 3 * 32
     assert target.counter.by_purpose["local_moves"] - spent["local_moves"] == 3 * 8
-    assert own.moves_spent and len(own.buffer) == stored + 3 * 8 and own.buffer.rejected == 0
+    assert own.moves_spent() and len(own.buffer) == stored + 3 * 8 and own.buffer.rejected == 0
     assert bool((own.buffer.x[: len(own.buffer), 0] > -2.0).all())
     # what is spent stays spent in a run that goes on
     again = make(DYNAMICS, Drifting(wall=-2.0))
-    assert not again.behaviours.moves_spent
+    assert not again.behaviours.moves_spent()
     again.load_state_dict(trainer.state_dict())
-    assert again.behaviours.moves_spent
+    assert again.behaviours.moves_spent()
 
 
 def test_mala_counts_towards_the_limit_too_and_other_evaluations_do_not():
@@ -131,10 +131,24 @@ def test_mala_counts_towards_the_limit_too_and_other_evaluations_do_not():
     own.on_policy(50)
     own.smc()
     for rounds in (0, 1):
-        assert not own.moves_spent, rounds
+        assert not own.moves_spent(), rounds
         own.local_moves()
-    assert own.moves_spent and own.target.counter.by_purpose["local_moves"] == 64
+    assert own.moves_spent() and own.target.counter.by_purpose["local_moves"] == 64
     assert own.target.counter.by_purpose["rollout"] == 50 and own.target.counter.by_purpose["smc"] > 0
+
+
+def test_the_limit_is_given_out_by_the_root_of_the_updates_made():
+    """Rounds of 32 evaluations out of 640: after a share t of 100 updates as many as sqrt(t) allows have been started,
+    and all by the end."""
+    trainer = make(change(SHORT, warm_updates=60, updates=40, rollouts={"number": 0},
+                          moves={"every": 1, "parents": 8, "steps": 4, "limit": 640}), TwoWells())  # fmt: skip
+    counter = trainer.target.counter
+    for done in range(1, 101):
+        trainer.update()
+        allowed = 640 * (done / 100) ** 0.5
+        rounds = counter.by_purpose["local_moves"] // 32
+        assert rounds == min(done, math.ceil(allowed / 32)), done
+    assert rounds == 20
 
 
 def test_rollouts_enter_the_buffer_at_their_weights_by_whichever_policy_they_are():

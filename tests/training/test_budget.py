@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from molsampler.basis.counter import EvaluationCounter
 from molsampler.basis.settings import change
 from molsampler.training import budget
 from molsampler.training.config import TrainConfig
@@ -20,16 +21,18 @@ MOVES, ROLLOUTS = 1.0 / 5, 2.0 / 4  # seconds an update, by the costs below
 
 class Clocked:
     """A trainer whose acts take known times: 0.3 s an update of denoising, 1 s or 3 s one of balance (on-policy, with
-    replay), 1 s a round of moves, 2 s one of rollouts; the first of each kind of update takes 100 s more."""
+    replay), 1 s a round of moves of 40 evaluations, 2 s one of rollouts; the first of each kind takes 100 s more."""
 
     def __init__(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         self.config, self.now, self.acts = config, 0.0, []
         self.behaviours = SimpleNamespace(local_moves=lambda: self.act("moves", 1.0))
+        self.target = SimpleNamespace(counter=EvaluationCounter())
         monkeypatch.setattr(budget.time, "perf_counter", lambda: self.now)
 
     def act(self, name: str, seconds: float) -> None:
         first = name in ("denoise", "balance") and name not in self.acts
         self.acts.append(name)
+        self.target.counter.add(40 if name == "moves" else 1)
         self.now += seconds + (100.0 if first else 0.0)
 
     def denoise(self, share: float) -> None:
@@ -55,6 +58,19 @@ def test_updates_fill_the_budget_with_all_that_goes_with_them(monkeypatch):
     assert planned.warm_updates == round(120.0 * 0.75 / (0.3 + MOVES + ROLLOUTS)) == 90
     assert planned.updates == round(120.0 * 0.25 / (2.5 + MOVES)) == 11
     assert change(planned, warm_updates=None, updates=None) == OPEN
+
+
+def test_moves_that_their_limit_ends_leave_their_time_to_updates(monkeypatch):
+    """20 rounds would be due, the limit allows ten of 40 evaluations; one of 21 changes nothing."""
+    assert (90 + 11) // OPEN.moves.every == 20
+    planned = budget.plan(Clocked(change(OPEN, moves={"limit": 400}), monkeypatch))
+    assert planned.warm_updates == round(110.0 * 0.75 / (0.3 + ROLLOUTS)) == 103
+    assert planned.updates == round(110.0 * 0.25 / 2.5) == 11
+    for limit in (841, 10_000):
+        planned = budget.plan(Clocked(change(OPEN, moves={"limit": limit}), monkeypatch))
+        assert planned.warm_updates == 90
+    none = budget.plan(Clocked(change(OPEN, moves={"limit": 0}), monkeypatch))
+    assert none.warm_updates == pytest.approx(90.0 / (0.3 + ROLLOUTS), abs=0.6)
 
 
 def test_without_moves_and_rollouts_they_take_no_time(monkeypatch):

@@ -15,8 +15,10 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.space import Coordinate, Space
 from molsampler.molecules.coordinates.internal import InternalCoordinates, log_abs_det, log_abs_det_slopes, wrap
 from molsampler.molecules.coordinates.placement import Placed
+from molsampler.molecules.coordinates.rotors import Rotor, RotorColumns, find_rotors
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
+from molsampler.molecules.coordinates.whitening import nearest_normal
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.molecule import Molecule
 
@@ -72,6 +74,7 @@ class Chart(Coordinates):
         self._raw_index = torch.cat([torch.arange(self._n_rigid), torsions[~is_soft], torsions[is_soft]])
         self.n_soft = int(is_soft.sum())
         self.n_stiff = self.dim - self.n_soft
+        self.rotors = find_rotors(molecule, self.zmatrix, is_soft)
         self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
         self._space = Space.of(self.n_stiff, self.n_soft, self._table(molecule))
         self.names = [coordinate.name for coordinate in self.space.table]
@@ -144,6 +147,18 @@ class Chart(Coordinates):
         if not bool(torch.isfinite(positions).all()):
             raise InputError("frames to fit hold non-finite positions; leave those frames out")
         return w / w.sum()
+
+    refines = True
+
+    def refine(self, z: Tensor, score: Tensor) -> Chart:
+        """Standardises anew by states (M, dim) on this chart and grad log R there: as near to a standard normal at
+        fixed soft torsions as a linear map can be (whitening.py); returns self. Raises as `standardise`."""
+        self._require_fit()
+        assert self.mean is not None
+        n = self.n_stiff
+        mean, covariance = (part.cpu() for part in nearest_normal(z[:, :n], z[:, n:], score[:, :n]))
+        covariance = self._scale @ covariance @ self._scale.T
+        return self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T))
 
     def standardise(self, mean: Tensor, covariance: Tensor) -> Chart:
         """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self."""
@@ -223,6 +238,39 @@ class Chart(Coordinates):
         log R(z) = -beta U(x(z)) + log |dx/dz|. Differentiable; smooth and finite outside the support too."""
         charted = self.place_batch_last(z.T)
         return charted.placed.positions.permute(2, 1, 0), charted.log_det
+
+    def turn_rotors(
+        self, z: Tensor, score: Tensor, rotors: Sequence[Rotor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """States (B, dim) and grad log R there with each of these rotors turned by a random number of places: states
+        of the same density where the energy takes the atoms of a rotor for the same."""
+        n, line, by_line = self.n_stiff, z[:, : self.n_stiff], score[:, : self.n_stiff]
+        turned, by_turned = z.clone(), score.clone()
+        for columns in self._rotor_columns(rotors):
+            scale, inverse = self._work_scale[columns.stiff], self._work_inverse[:, columns.stiff]
+            mean, own = self._work_mean[columns.stiff], columns.own
+            raw, by_raw = torch.addmm(mean, line, scale.T), by_line @ inverse
+            shift = torch.randint(columns.size, (len(z), columns.count), generator=generator, device=z.device)
+            new, turned[:, own], by_new, by_turned[:, own] = columns.turn(
+                raw, z[:, own], by_raw, score[:, own], mean, shift
+            )
+            turned[:, :n] += (new - raw) @ inverse.T
+            by_turned[:, :n] += (by_new - by_raw) @ scale
+        return turned, by_turned
+
+    def _rotor_columns(self, rotors: Sequence[Rotor]) -> list[RotorColumns]:
+        """Where rotors have their coordinates, those of one size together."""
+        column = torch.empty_like(self._raw_index)
+        column[self._raw_index] = torch.arange(self.dim)
+        by_size = []
+        for size in sorted({len(rotor.rows) for rotor in rotors}):
+            rows = torch.tensor([rotor.rows for rotor in rotors if len(rotor.rows) == size])
+            bonds, angles, torsions = (
+                column[rows + first] for first in (-1, self.n_atoms - 3, self._n_rigid - 3)
+            )  # of the list of all bonds, then all angles, then all torsions
+            stiff = torch.cat([bonds.flatten(), angles.flatten(), torsions[:, 1:].flatten()])
+            by_size.append(RotorColumns(stiff.to(self.device), torsions[:, 0].to(self.device), size))
+        return by_size
 
     def to_standard(self, positions: Tensor) -> Tensor:
         """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""

@@ -1,0 +1,65 @@
+"""The linear standardisation after which a density on the line is nearest to a standard normal at fixed angles.
+
+With y the line coordinates, s their score, and S the covariance of y at fixed angles, the Fisher divergence of the
+density of M^(-1/2) y to N(0, I) is E|M^(1/2) s + M^(-1/2) y|^2 = tr(M E[s s^T]) + tr(M^(-1) S) - 2 dim, by partial
+integration. Its least is at M E[s s^T] M = S: M is the geometric mean of S and of the inverse of E[s s^T] (Pusz and
+Woronowicz, Rep. Math. Phys. 8, 159 (1975); Bhatia, Positive Definite Matrices (2007), chapter 4). For a Gaussian both
+are the covariance. What moves with the angles is not noise to a sampler that has drawn them already, and is left to it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_HARMONICS = 3
+_STATES_A_FEATURE = 20  # at least: the regression's own noise, which a count of features corrects, is then small
+_RIDGE = 1e-3
+_OUTLIERS = 0.01  # share of the states, those with the largest forces, that does not count
+
+
+def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance M (d, d), float64, to standardise by.
+
+    line : (B, d) coordinates, of the order of their spread; angles : (B, k) radians; score : (B, d) grad log R by them
+    """
+    line, angles, score = line.double(), angles.double(), score.double()
+    size = score.square().mean(1)
+    kept = size <= torch.quantile(size, 1.0 - _OUTLIERS)
+    line, angles, score = line[kept], angles[kept], score[kept]
+    within = _covariance_at_fixed(angles, line)
+    return line.mean(0), geometric_mean(within, torch.linalg.inv(score.T @ score / len(score)))
+
+
+def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
+    """a # b = a^(1/2) (a^(-1/2) b a^(-1/2))^(1/2) a^(1/2) of positive definite matrices (d, d)."""
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.sqrt() @ vectors.T
+    inverse = vectors / values.sqrt() @ vectors.T
+    values, vectors = torch.linalg.eigh(inverse @ b @ inverse)
+    mean = root @ (vectors * values.clamp_min(0.0).sqrt() @ vectors.T) @ root
+    return 0.5 * (mean + mean.T)
+
+
+def _covariance_at_fixed(angles: Tensor, line: Tensor) -> Tensor:
+    """Covariance (d, d) of line coordinates (B, d) about their mean at angles (B, k), a ridge regression on what
+    `_features` gives."""
+    features = _features(angles)
+    n, p = features.shape
+    gram = features.T @ features / n + _RIDGE * torch.eye(p, dtype=features.dtype, device=features.device)
+    residual = line - features @ torch.linalg.solve(gram, features.T @ line / n)
+    return residual.T @ residual / (n - p)
+
+
+def _features(angles: Tensor) -> Tensor:
+    """1, harmonics of every angle and products of two angles' first ones, (B, p): as many of these as the states can
+    tell."""
+    n, k = angles.shape
+    features = [torch.ones_like(angles[:, :1])]
+    if n >= _STATES_A_FEATURE * 2 * _HARMONICS * k:
+        features += [f(m * angles) for m in range(1, _HARMONICS + 1) for f in (torch.sin, torch.cos)]
+    if n >= _STATES_A_FEATURE * (2 * _HARMONICS * k + 2 * k * k):
+        first = torch.cat([angles.sin(), angles.cos()], dim=1)
+        i, j = torch.triu_indices(2 * k, 2 * k, 1, device=angles.device)
+        features.append(first[:, i] * first[:, j])
+    return torch.cat(features, dim=1)
