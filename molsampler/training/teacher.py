@@ -16,7 +16,6 @@ from torch import Tensor
 from molsampler.basis import ranks
 from molsampler.basis.log_weights import UnionLogWeights
 from molsampler.basis.settings import change
-from molsampler.basis.space import Space
 from molsampler.diffusion.policy import Policy
 from molsampler.diffusion.trajectories import Trajectories, score_states
 from molsampler.training.config import TeacherConfig, TrainConfig
@@ -43,18 +42,10 @@ class Teacher:
         skipped
     """
 
-    def __init__(
-        self,
-        space: Space,
-        config: TrainConfig,
-        device: str = "cpu",
-        score: Callable[[Tensor], Tensor] | None = None,
-        say: Callable[[str], None] = print,
-    ) -> None:
-        """config : with a rank's share of the sizes; the others as of `Learner`"""
+    def __init__(self, config: TrainConfig, make_learner: Callable[[TrainConfig], Learner]) -> None:
+        """config : with a rank's share of the sizes; make_learner : what makes a learner by a configuration"""
         self.config = config
-        own = change(config, seed=config.seed + _SEED, twist={"width": 1, "depth": 1})
-        self.learner = Learner(space, own, device, score, say)
+        self.learner = make_learner(change(config, seed=config.seed + _SEED, twist={"width": 1, "depth": 1}))
         self.begun, self.last_loss = False, math.nan
 
     @property
@@ -90,10 +81,6 @@ class Teacher:
         if not broken:
             self.learner.set_log_z(UnionLogWeights(log_w).log_mean)
             self.begun = True
-
-    def agree(self) -> None:
-        """As `Learner.agree` (collective)."""
-        self.learner.agree()
 
     def state_dict(self) -> dict:
         return {"learner": self.learner.state_dict(), "begun": self.begun, "last_loss": self.last_loss}

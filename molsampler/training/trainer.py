@@ -69,8 +69,12 @@ class Trainer:
         self.target, self.config, self.generator = target, config, generator
         self.sizes = per_rank(config)
         score = self._score if config.policy.langevin else None
-        self.learner = Learner(target.space, self.sizes, device, score, say)
-        self.teacher = Teacher(target.space, self.sizes, device, score, say) if config.teacher.every else None
+
+        def make_learner(config: TrainConfig) -> Learner:
+            return Learner(target.space, config, device, score, say)
+
+        self.learner = make_learner(self.sizes)
+        self.teacher = Teacher(self.sizes, make_learner) if config.teacher.every else None
         self.surrogate = Surrogate(config.surrogate_margin, config.surrogate_cap)
         self.twisting = TwistTraining(self.learner, target, self.surrogate.always_finite, self.sizes)
         self.behaviours = Behaviours(
@@ -355,7 +359,7 @@ class Trainer:
         """Where rounding has told what the ranks learn apart, it becomes the first one's again (collective)."""
         self.learner.agree()
         if self.teacher is not None:
-            self.teacher.agree()
+            self.teacher.learner.agree()
 
     def _dealt(self, held: list[dict], done: int) -> dict:
         """This rank's part of what another number of ranks held."""

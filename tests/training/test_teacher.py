@@ -15,7 +15,8 @@ from molsampler.basis.space import Space
 from molsampler.diffusion.kinds import make_policy, make_process
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.targets.target import Target
-from molsampler.training.config import TeacherConfig
+from molsampler.training.config import TeacherConfig, TrainConfig
+from molsampler.training.learner import Learner
 from molsampler.training.teacher import Teacher, teacher_log_reward
 from molsampler.training.trainer import FIRST_ROLLOUTS
 from tests.ranked import on_ranks
@@ -47,6 +48,10 @@ def test_the_reward_is_what_it_says():
     assert plain.tolist() == pytest.approx([math.log(4.01), math.log(4.01), math.log(0.01)])
 
 
+def teacher_for(target: Target, config: TrainConfig) -> Teacher:
+    return Teacher(config, lambda own: Learner(target.space, own))
+
+
 def taught(teacher: Teacher, student: Any, target: Target, log_z: float, updates: int) -> None:
     """Updates on rollouts of the teacher and of the student in turn."""
     generator = seeded(1)
@@ -60,7 +65,7 @@ def test_of_a_perfect_student_it_learns_the_tempered_target():
     """The untrained policy is exact on N(0, 1), so that every residual is zero and the reward is R^(1/2): the teacher
     ends at N(0, 2), with log Z = log of the integral of R^(1/2), at 20,000 draws weighed by importance."""
     target = Gaussian(torch.zeros(1), torch.ones(1), 0, 0.6)
-    teacher = Teacher(target.space, LONG)
+    teacher = teacher_for(target, LONG)
     student = make_policy(make_process(target.space, LONG.schedule), LONG.policy, LONG.torsions, seeded(2))
     taught(teacher, student, target, 0.6, 250)
     expected = 0.5 * (0.6 - 0.5 * math.log(2.0 * math.pi)) + 0.5 * math.log(4.0 * math.pi)
@@ -90,7 +95,7 @@ def test_it_goes_where_the_student_comes_too_rarely():
     student = make_policy(make_process(target.space, config.schedule), config.policy, config.torsions, seeded(2))
     with torch.no_grad():
         student.network.mlp.last_bias[:, 0] -= 1.5
-    teacher = Teacher(target.space, config)
+    teacher = teacher_for(target, config)
     taught(teacher, student, target, 0.0, 200)
     right = [
         float((rollout(policy, 4000, seeded(4))[0][-1] > 0.0).double().mean())
