@@ -41,6 +41,12 @@ class NoisingConfig:
         above=0.0,
         needs={"learnt": ("steps", "states")},
     )
+    pace: float = setting(
+        0.1,
+        "learning rate of the corrections, as a multiple of the policy's, which has to follow them",
+        above=0.0,
+        needs={"learnt": ("steps", "states")},
+    )
     width: int = setting(64, "of a hidden layer", low=1, needs={"learnt": "states"})
     depth: int = setting(2, "hidden layers", low=1, needs={"learnt": "states"})
     frequencies: int = setting(0, "Fourier features of every line coordinate", low=0, needs={"learnt": "states"})
