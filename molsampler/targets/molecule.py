@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
+from molsampler.basis.counter import EvaluationCounter
 from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.dynamics.langevin import Langevin
@@ -99,14 +100,20 @@ class MoleculeTarget(Target):
 
     @functools.cached_property
     def rotors(self) -> list[Rotor]:
-        """The chart's rotors whose atoms the energy does not tell apart, asked at a few distorted structures."""
+        """The chart's rotors whose atoms the energy does not tell apart, asked at a few distorted structures.
+
+        Nothing is booked: a run that goes on asks again, and its counts are to be those of one that was never stopped.
+        """
         generator = torch.Generator().manual_seed(0)
         at = torch.as_tensor(self.molecule.positions, dtype=self.coordinates.dtype)
         noise = torch.randn(DISTORTED, *at.shape, generator=generator, dtype=at.dtype)
         x = (at + DISTORTION * noise).to(self.coordinates.device)
         turned = [x[:, rotor.turned(len(at)).to(x.device)] for rotor in self.coordinates.rotors]
-        with self.counter.purpose("analysis"):
+        booked, self.energy.counter = self.energy.counter, EvaluationCounter()
+        try:
             energies = self.beta * self.energy.energy(torch.cat([x, *turned])).double().view(-1, DISTORTED)
+        finally:
+            self.energy.counter = booked
         same = ((energies[1:] - energies[:1]).abs() < SAME_ENERGY).all(1).tolist()
         return [rotor for rotor, alike in zip(self.coordinates.rotors, same, strict=True) if alike]
 

@@ -80,6 +80,7 @@ class Chart(Coordinates):
         self.names = [coordinate.name for coordinate in self.space.table]
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
+        self.shear = torch.zeros(self.n_soft, self.n_stiff, dtype=torch.float64)
         self.condition_number = math.nan
         self.to(dtype, device)
 
@@ -152,16 +153,23 @@ class Chart(Coordinates):
 
     def refine(self, z: Tensor, score: Tensor) -> Chart:
         """Standardises anew by states (M, dim) on this chart and grad log R there: as near to a standard normal at
-        fixed soft torsions as a linear map can be (whitening.py); returns self. Raises as `standardise`."""
+        fixed soft torsions as a linear map can be, and a shear of these (whitening.py); returns self. Raises as
+        `standardise`."""
         self._require_fit()
         assert self.mean is not None
         n = self.n_stiff
-        mean, covariance = (part.cpu() for part in nearest_normal(z[:, :n], z[:, n:], score[:, :n]))
+        found = nearest_normal(z[:, :n], z[:, n:], score)
+        mean, covariance, shear = (part.cpu() for part in found)
         covariance = self._scale @ covariance @ self._scale.T
-        return self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T))
+        shear = self.shear + shear @ self._inverse
+        return self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T), shear)
 
-    def standardise(self, mean: Tensor, covariance: Tensor) -> Chart:
-        """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self."""
+    def standardise(self, mean: Tensor, covariance: Tensor, shear: Tensor | None = None) -> Chart:
+        """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self.
+
+        shear : (n_soft, n_stiff), none where left out; a soft torsion is its coordinate plus shear times the deviation
+            of the stiff ones from their mean
+        """
         mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
         deviation = covariance.diagonal().clamp_min(0.0).sqrt()
         if not bool((deviation > 0).all()):
@@ -176,6 +184,8 @@ class Chart(Coordinates):
                 f"correlation {float(eigenvalues[0]):.1e}, mostly '{worst}'); give more frames, less alike"
             )
         self.mean, self.covariance = mean, covariance
+        none = torch.zeros(self.n_soft, self.n_stiff, dtype=torch.float64)
+        self.shear = none if shear is None else shear.to("cpu", torch.float64)
         self.condition_number = float(eigenvalues[-1] / eigenvalues[0])
         root = eigenvalues.sqrt()
         self._scale = deviation[:, None] * (vectors * root @ vectors.T)
@@ -195,6 +205,7 @@ class Chart(Coordinates):
         linear[self._raw_index[: self.n_stiff], : self.n_stiff] = self._scale
         soft = torch.arange(self.n_stiff, self.dim)
         linear[self._raw_index[soft], soft] = 1.0
+        linear[self._raw_index[soft], : self.n_stiff] = self.shear @ self._scale
         offset = torch.zeros(self.dim, 1, dtype=torch.float64)
         offset[self._raw_index[: self.n_stiff], 0] = self.mean
         both = torch.cat([linear, offset], dim=1).to(self.device)
@@ -206,6 +217,7 @@ class Chart(Coordinates):
         self._work_mean = self.mean.to(self.device, self.dtype)
         self._work_scale = self._scale.to(self.device, self.dtype)
         self._work_inverse = self._inverse.to(self.device, self.dtype)
+        self._work_shear = self.shear.to(self.device, self.dtype)
 
     def _require_fit(self) -> None:
         if self.mean is None:
@@ -244,18 +256,28 @@ class Chart(Coordinates):
     ) -> tuple[Tensor, Tensor]:
         """States (B, dim) and grad log R there with each of these rotors turned by a random number of places: states
         of the same density where the energy takes the atoms of a rotor for the same."""
-        n, line, by_line = self.n_stiff, z[:, : self.n_stiff], score[:, : self.n_stiff]
+        n, line, by_line, by_soft = (
+            self.n_stiff,
+            z[:, : self.n_stiff],
+            score[:, : self.n_stiff],
+            score[:, self.n_stiff :],
+        )
         turned, by_turned = z.clone(), score.clone()
         for columns in self._rotor_columns(rotors):
-            scale, inverse = self._work_scale[columns.stiff], self._work_inverse[:, columns.stiff]
-            mean, own = self._work_mean[columns.stiff], columns.own
-            raw, by_raw = torch.addmm(mean, line, scale.T), by_line @ inverse
+            stiff, own = columns.stiff, columns.own
+            scale, inverse, shear = self._work_scale[stiff], self._work_inverse[:, stiff], self._work_shear[:, stiff]
+            own_shear = self._work_shear[own - n] @ self._work_scale  # by standardised coordinates
+            mean = self._work_mean[stiff]
+            raw, raw_own = torch.addmm(mean, line, scale.T), torch.addmm(z[:, own], line, own_shear.T)
+            by_raw, by_own = by_line @ inverse - by_soft @ shear, score[:, own]
             shift = torch.randint(columns.size, (len(z), columns.count), generator=generator, device=z.device)
-            new, turned[:, own], by_new, by_turned[:, own] = columns.turn(
-                raw, z[:, own], by_raw, score[:, own], mean, shift
-            )
+            new, new_own, by_new, by_new_own = columns.turn(raw, raw_own, by_raw, by_own, mean, shift)
             turned[:, :n] += (new - raw) @ inverse.T
-            by_turned[:, :n] += (by_new - by_raw) @ scale
+            turned[:, n:] -= (new - raw) @ shear.T
+            turned[:, own] += new_own - raw_own
+            by_turned[:, own] = by_new_own
+            by_turned[:, :n] += (by_new - by_raw) @ scale + (by_new_own - by_own) @ own_shear
+        turned[:, n:] = wrap(turned[:, n:])
         return turned, by_turned
 
     def _rotor_columns(self, rotors: Sequence[Rotor]) -> list[RotorColumns]:
@@ -278,8 +300,9 @@ class Chart(Coordinates):
         raw = self._raw(positions)
         deviation = raw[:, : self.n_stiff] - self._work_mean
         rigid, torsions = deviation[:, : self._n_rigid], deviation[:, self._n_rigid :]
-        line = torch.cat([rigid, wrap(torsions)], dim=1) @ self._work_inverse.T
-        return torch.cat([line, wrap(raw[:, self.n_stiff :])], dim=1)
+        deviation = torch.cat([rigid, wrap(torsions)], dim=1)
+        soft = raw[:, self.n_stiff :] - deviation @ self._work_shear.T
+        return torch.cat([deviation @ self._work_inverse.T, wrap(soft)], dim=1)
 
     def _raw(self, positions: Tensor) -> Tensor:
         """All raw coordinates (B, dim) in the order of z, torsions in [-pi, pi]."""
@@ -305,13 +328,19 @@ class Chart(Coordinates):
     def state_dict(self) -> dict:
         """The measurements and what they belong to: tensors and plain Python only."""
         self._require_fit()
-        return {"mean": self.mean, "covariance": self.covariance, "names": list(self.names), "n_soft": self.n_soft}
+        return {
+            "mean": self.mean,
+            "covariance": self.covariance,
+            "shear": self.shear,
+            "names": list(self.names),
+            "n_soft": self.n_soft,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Takes over what `state_dict` gave; raises InputError where it belongs to other coordinates."""
         if list(state["names"]) != self.names or state["n_soft"] != self.n_soft:
             raise InputError("the stored chart is one of other coordinates: another molecule or other soft torsions")
-        self.standardise(state["mean"], state["covariance"])
+        self.standardise(state["mean"], state["covariance"], state.get("shear"))
 
 
 def _oriented(quadruples: Tensor) -> Tensor:

@@ -5,6 +5,10 @@ density of M^(-1/2) y to N(0, I) is E|M^(1/2) s + M^(-1/2) y|^2 = tr(M E[s s^T])
 integration. Its least is at M E[s s^T] M = S: M is the geometric mean of S and of the inverse of E[s s^T] (Pusz and
 Woronowicz, Rep. Math. Phys. 8, 159 (1975); Bhatia, Positive Definite Matrices (2007), chapter 4). For a Gaussian both
 are the covariance. What moves with the angles is not noise to a sampler that has drawn them already, and is left to it.
+
+Which angles are held while y moves is free as well: with angles t = t' + A y the score at fixed t' is s + A^T q, q the
+torques grad log R by t, and E|s + A^T q|^2 is least for the regression of s on q. So a bond angle or an amide in the
+middle of a chain need not carry its far end along against its contacts; the torsions beside it give way.
 """
 
 from __future__ import annotations
@@ -14,21 +18,27 @@ from torch import Tensor
 
 _HARMONICS = 3
 _STATES_A_FEATURE = 20  # at least: the regression's own noise, which a count of features corrects, is then small
-_RIDGE = 1e-3
+_RIDGE = 1e-3  # features are of order one, torques of order RT a radian
 _OUTLIERS = 0.01  # share of the states, those with the largest forces, that does not count
 
 
-def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and covariance M (d, d), float64, to standardise by.
+def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (d,) and covariance M (d, d) to standardise by, and A (k, d), the shear of the angles; float64.
 
-    line : (B, d) coordinates, of the order of their spread; angles : (B, k) radians; score : (B, d) grad log R by them
+    line : (B, d) coordinates, of the order of their spread; angles : (B, k) radians; score : (B, d + k) grad log R by
+        both
     """
     line, angles, score = line.double(), angles.double(), score.double()
-    size = score.square().mean(1)
+    d = line.shape[1]
+    size = score[:, :d].square().mean(1)
     kept = size <= torch.quantile(size, 1.0 - _OUTLIERS)
-    line, angles, score = line[kept], angles[kept], score[kept]
-    within = _covariance_at_fixed(angles, line)
-    return line.mean(0), geometric_mean(within, torch.linalg.inv(score.T @ score / len(score)))
+    line, angles, score, torque = line[kept], angles[kept], score[kept, :d], score[kept, d:]
+    mean = line.mean(0)
+    flat = _RIDGE * torch.eye(angles.shape[1], dtype=torque.dtype, device=torque.device)  # an axis that nothing turns
+    shear = -torch.linalg.solve(torque.T @ torque / len(torque) + flat, torque.T @ score / len(score))
+    within = _covariance_at_fixed(angles - (line - mean) @ shear.T, line)
+    score = score + torque @ shear
+    return mean, geometric_mean(within, torch.linalg.inv(score.T @ score / len(score))), shear
 
 
 def geometric_mean(a: Tensor, b: Tensor) -> Tensor:

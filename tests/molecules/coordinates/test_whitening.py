@@ -31,7 +31,11 @@ def states(covariances: torch.Tensor, n: int = STATES) -> tuple[torch.Tensor, to
     noise = torch.randn(n, D, 1, generator=generator, dtype=torch.float64)
     deviation = (torch.linalg.cholesky(covariances) @ noise)[..., 0]
     score = -torch.linalg.solve(covariances.expand(n, D, D), deviation[..., None])[..., 0]
-    return mean + deviation, angles, score
+    zero = 0.0 * a
+    by_a = torch.stack([a.cos(), zero, a.cos() * b.cos(), zero], dim=1)
+    by_b = torch.stack([zero, -3.0 * (3.0 * b).sin(), -a.sin() * b.sin(), zero], dim=1)
+    torque = -torch.stack([(by_a * score).sum(1), (by_b * score).sum(1)], dim=1)
+    return mean + deviation, angles, torch.cat([score, torque], dim=1)
 
 
 def test_geometric_mean_solves_its_equation():
@@ -48,20 +52,39 @@ def test_a_normal_whose_mean_follows_the_angles_gives_its_covariance():
     """Entries of a covariance from 40,000 states have standard errors of at most sqrt(2) / 200 of the spreads, those
     from scores the same; leaving out the worst per cent of the states shifts them by one more."""
     covariance = positive(0)
-    mean, found = nearest_normal(*states(covariance))
+    mean, found, shear = nearest_normal(*states(covariance))
     spread = covariance.diagonal().sqrt()
     relative = (found - covariance) / (spread[:, None] * spread)
     assert float(relative.abs().max()) < 0.045
     plain = torch.cov(states(covariance)[0].T)
     assert float(((plain - covariance) / (spread[:, None] * spread)).abs().max()) > 0.3  # what it would have been
     assert float((mean - torch.tensor([0.0, 0.0, 0.0, 0.5])).abs().max()) < 0.05
+    assert float(shear.abs().max()) < 0.05  # the mean's motion round the circle averages out
+
+
+def test_torsions_that_give_way_are_found():
+    """Angles t = t' + A y of t' in a cosine's well and y normal, independent of t': A and the covariance of y."""
+    covariance, generator = positive(0), seeded(1)
+    shear = 0.3 * torch.randn(2, D, generator=generator, dtype=torch.float64)
+    y = torch.randn(STATES, D, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
+    grid = torch.linspace(-math.pi, math.pi, 1001, dtype=torch.float64)
+    t = grid[torch.multinomial((4.0 * grid.cos()).exp(), 2 * STATES, True, generator=generator)].view(-1, 2)
+    torque = -4.0 * t.sin()
+    score = torch.cat([-torch.linalg.solve(covariance, y.T).T - torque @ shear, torque], dim=1)
+    _, found, found_shear = nearest_normal(y, t + y @ shear.T, score)
+    # errors of the regression: spread of the scores over that of the torques, 1.7, and over sqrt(40,000)
+    spread = torch.linalg.inv(covariance).diagonal().sqrt() / 1.7 / 200.0
+    assert float(((found_shear - shear).abs() / spread).max()) < 4.5
+    assert float((found_shear - shear).abs().max()) < 0.05 < float(shear.abs().max())
+    root = covariance.diagonal().sqrt()
+    assert float(((found - covariance) / (root[:, None] * root)).abs().max()) < 0.045
 
 
 def test_few_states_are_not_fitted_by_the_regression():
     """Of 200 states, too few for twenty a feature, none is regressed on: the mean's motion is part of the spread."""
     covariance = 0.1 * torch.eye(D, dtype=torch.float64)
     line, angles, score = states(covariance, 200)
-    _, found = nearest_normal(line, angles, score)
+    _, found, _ = nearest_normal(line, angles, score)
     assert 0.15 < float(found[0, 0]) < 0.35  # sqrt(0.1 (0.1 + 0.5)) = 0.245, standard error 0.02
 
 
@@ -72,9 +95,11 @@ def test_widths_that_differ_from_place_to_place_give_the_least_divergence():
     line, angles, score = states(wide[:, None, None] * 0.1 * torch.eye(D, dtype=torch.float64))
     mean = torch.stack([angles[:, 0].sin(), (3.0 * angles[:, 1]).cos(),
                         angles[:, 0].sin() * angles[:, 1].cos(), 0.5 + 0.0 * angles[:, 0]], dim=1)  # fmt: skip
-    _, found = nearest_normal(line, angles, score)
+    _, found, _ = nearest_normal(line, angles, score)
     # second moments 5 x 0.1, information 0.5 (1 + 1 / 9) / 0.1: sqrt(0.5 x 0.18) = 0.3
     torch.testing.assert_close(found.diagonal(), torch.full((D,), 0.3).double(), rtol=0.06, atol=0.0)
+
+    score = score[:, :D]
 
     def divergence(m: torch.Tensor) -> float:
         values, vectors = torch.linalg.eigh(m)
@@ -110,5 +135,10 @@ def test_a_refined_chart_holds_the_same_density_nearer_to_the_prior(molecule_tar
     new_log_r, new_score = target.log_prob_and_score(refined)
     shift = 0.5 * (float(torch.linalg.slogdet(chart.covariance)[1]) - before)
     torch.testing.assert_close(new_log_r, log_r + shift, rtol=0.0, atol=1e-6)
-    torch.testing.assert_close(refined[:, n:], z[:, n:])
+    assert float(chart.shear.abs().max()) > 0.0
+    distances = [torch.cdist(x, x) for x in (positions.double(), chart.to_natural(refined)[0])]
+    torch.testing.assert_close(*distances, rtol=0.0, atol=1e-9)
+    again = Chart(target.molecule, dtype=torch.float64)
+    again.load_state_dict(chart.state_dict())
+    torch.testing.assert_close(again.to_standard(positions), refined, rtol=0.0, atol=0.0)
     assert size(refined, new_score) < 0.9 * first
