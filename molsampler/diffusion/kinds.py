@@ -9,21 +9,31 @@ from torch import Tensor
 
 from molsampler.basis.space import Circle, Line, Space
 from molsampler.diffusion.chain import PolicyChain, ProcessChain
+from molsampler.diffusion.learnt_noising import LearntNoising, NoisingConfig
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import Constant, DiffusionPolicy, Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, Process
 from molsampler.diffusion.torsions import Reveal, TorsionConfig, TorsionPolicy
 
 
-def make_process(space: Space, config: ScheduleConfig) -> Process:
-    """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused."""
+def make_process(space: Space, config: ScheduleConfig, noising: NoisingConfig | None = None, seed: int = 0) -> Process:
+    """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused.
+
+    noising : what of the diffusion is learnt, nothing where left out; seed : of its first parameters
+    """
     own = {kind: rows for part, rows in space.columns() for kind in (Line, Circle) if isinstance(part, kind)}
     if config.torsions == "joint" or Circle not in own:
-        return NoisingProcess(space, config)
+        return _diffusion(space, config, noising, seed)
     links: list[tuple[Process, slice]] = [(Reveal(space.only(Circle)), own[Circle])]
     if Line in own:
-        links.append((NoisingProcess(space.only(Line), config), own[Line]))
+        links.append((_diffusion(space.only(Line), config, noising, seed), own[Line]))
     return ProcessChain(space, links)
+
+
+def _diffusion(space: Space, config: ScheduleConfig, noising: NoisingConfig | None, seed: int) -> NoisingProcess:
+    if noising is None or noising.learnt == "nothing":
+        return NoisingProcess(space, config)
+    return LearntNoising(space, config, noising, torch.Generator().manual_seed(seed))
 
 
 def make_policy(

@@ -1,8 +1,8 @@
 """The noising process p_B, in steps that run as the sampler walks: n = 0 is the start, n = N the data.
 
 `Process` is the contract that policies, objectives, SMC and replay see; they see steps, not their kinds.
-`NoisingProcess` is diffusion of all coordinates at once; torsions.py has steps of another kind, and chain.py puts kinds
-one after the other.
+`NoisingProcess` is diffusion of all coordinates at once, learnt_noising.py the same with kernels that learn;
+torsions.py has steps of another kind, and chain.py puts kinds one after the other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def rows(table: Tensor, n: Steps) -> Tensor:
 
 
 class Process(nn.Module, ABC):
-    """The fixed backward kernels of N steps on a space, and the density p_0 that they end in.
+    """The backward kernels of N steps on a space, and the density p_0 that they end in.
 
-    States are (..., D), log densities (...). All of it is fixed: nothing here is learnt.
+    States are (..., D), log densities (...). All of it is fixed, but for `LearntNoising`.
     """
 
     space: Space
@@ -124,7 +124,8 @@ class NoisingProcess(Process):
             return self._log_backward(x, x_next, n)
         if isinstance(n, int):
             return self._log_backward(x, x_next, n) if n else torch.zeros_like(x[..., 0])
-        return torch.where(n[:, None] > 0, self._log_backward(x, x_next, n), 0.0)
+        # the first step is no density: another stands in, so that its gradient stays a number
+        return torch.where(n[:, None] > 0, self._log_backward(x, x_next, n.clamp_min(1)), 0.0)
 
     def _log_backward(self, x: Tensor, x_next: Tensor, n: Steps) -> Tensor:
         return self.space.log_normal(x, rows(self.backward_scale, n) * x_next, rows(self.backward_log_var, n))

@@ -91,6 +91,22 @@ ARMS: dict[str, Arm] = {
         "TB, rank-prioritised replay, MALA local search and exploration noise",
         _replay("rank", moves={"every": 50}, batch={"exploration": 0.3}),
     ),
+    "teacher": Arm("TB on policy and on rollouts of an adaptive teacher", _on_policy(teacher={"every": 2})),
+    "teacher+iw": Arm(
+        "TB, adaptive teacher and importance-weighted replay", _replay("importance", teacher={"every": 2})
+    ),
+    "teacher+local-search": Arm(
+        "TB, adaptive teacher, rank-prioritised replay and MALA local search",
+        _replay("rank", teacher={"every": 2}, moves={"every": 50}),
+    ),
+    "learnt-noising": Arm(
+        "TB with importance-weighted replay, p_B corrected by a network",
+        _replay("importance", noising={"learnt": "states"}),
+    ),
+    "learnt-schedule": Arm(
+        "TB with importance-weighted replay, p_B corrected step by step",
+        _replay("importance", noising={"learnt": "steps"}),
+    ),
     "log-variance": Arm("log-variance (VarGrad) on policy", _on_policy(objective="log_variance")),
     "subtb-fl": Arm(
         "SubTB(0.9), forward-looking flow, on policy",
@@ -108,6 +124,8 @@ ARMS: dict[str, Arm] = {
     "brownian": Arm("default with the pinned Brownian process", _with(schedule={"process": "brownian"})),
     "langevin": Arm("default with the Langevin parametrisation", _with(policy={"langevin": True})),
     "partial-energy": Arm("default with partial energies in the twist", _with(twist={"partial_energy": True})),
+    "twist-optimal": Arm("default, twist by regression on the optimal one", _with(twist_loss="optimal")),
+    "twist-contrastive": Arm("default, twist by contrast", _with(twist_loss="contrastive")),
     "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
     "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
     "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),

@@ -22,6 +22,7 @@ COLUMNS = {
     "w2_squared_reweighted": "W2^2 reweighted",
     "w2_squared_floor": "W2^2 floor",
     "modes_found": "modes",
+    "smc_ess": "ESS of SMC",
     "evaluations": "evaluations",
     "training_seconds": "seconds",
 }

@@ -8,6 +8,7 @@ from typing import Literal
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import POSITIVE, change, setting, table
+from molsampler.diffusion.learnt_noising import NoisingConfig
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
 from molsampler.diffusion.torsions import TorsionConfig
@@ -124,6 +125,21 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """An adaptive teacher: a second policy that goes where the first one's loss is large. Its reward is
+    log (floor + (1 + emphasis [log w > log Z]) (log w - log Z)^2) + power log R."""
+
+    every: int = setting(
+        0, "of every so many batches of rollouts the last one is the teacher's; 0 for no teacher", low=0
+    )
+    emphasis: float = setting(
+        19.0, "how much more residuals count where the policy comes too rarely", low=0.0, needs={"every": POSITIVE}
+    )
+    power: float = setting(0.5, "of R in the teacher's reward", low=0.0, needs={"every": POSITIVE})
+    floor: float = setting(1.0, "what a residual of zero is worth", above=0.0, needs={"every": POSITIVE})
+
+
+@dataclass(frozen=True)
 class PrefillConfig:
     """MALA chains from the annealed states that fill the buffer before training."""
 
@@ -156,6 +172,12 @@ class TrainConfig:
         "denoising, whose gradients are far less noisy",
         needs={"objective": BY_TRAJECTORY, "train.schedule.torsions": "first"},
     )
+    twist_loss: Literal["subtb", "optimal", "contrastive"] = setting(
+        "subtb",
+        "what trains the twist: SubTB over chunks and tails, regression on the optimal twist, or contrast of replayed "
+        "states with rollouts",
+        needs={"objective": BY_TRAJECTORY},
+    )
     subtb_lambda: float = setting(0.9, "lambda of SubTB", low=0.0, high=1.0, needs={"objective": "subtb"})
     start: Literal["annealed", "scratch"] = setting(
         "annealed", "from states annealed from the prior, or from the untrained policy"
@@ -179,6 +201,7 @@ class TrainConfig:
     evaluation_samples: int = setting(2048, "policy samples behind each row", low=2)
     checkpoint_seconds: float = setting(60.0, "least time between two checkpoints", low=0.0, unit="s")
     schedule: ScheduleConfig = table(ScheduleConfig, "how noise is spread over the steps")
+    noising: NoisingConfig = table(NoisingConfig, "what is learnt of the noising process")
     policy: PolicyConfig = table(PolicyConfig, "the policy and its network")
     torsions: TorsionConfig = table(TorsionConfig, "soft torsions drawn first, one a step, each from a mixture")
     twist: TwistConfig = table(TwistConfig, "the twist and its network")
@@ -190,6 +213,7 @@ class TrainConfig:
     passes: PassConfig = table(PassConfig, "SMC passes in training")
     moves: MovesConfig = table(MovesConfig, "local moves from replayed states")
     rollouts: RolloutConfig = table(RolloutConfig, "weighted rollouts during denoising")
+    teacher: TeacherConfig = table(TeacherConfig, "an adaptive teacher")
     prefill: PrefillConfig = table(PrefillConfig, "chains that fill the buffer before training")
     explorers: ExplorerConfig = table(ExplorerConfig, "annealed states that were never resampled")
 
@@ -203,8 +227,34 @@ class TrainConfig:
                 'schedule.torsions = "first" draws from mixtures, through which objective = "reverse_kl" cannot '
                 'differentiate: use "joint", or another objective'
             )
+        if self.noising.learnt != "nothing" and self.balanced == "torsions" and self.objective in BY_TRAJECTORY:
+            raise InputError(
+                f'noising.learnt = "{self.noising.learnt}" does not go with balanced = "torsions", whose diffusion is '
+                'denoised by the fixed process: use balanced = "all", or "nothing"'
+            )
+        self._check_teacher_and_twist()
         if self.warm_updates == 0 and self.updates == 0:
             raise InputError("warm_updates = 0 and updates = 0 train nothing: give a number, or leave one to `minutes`")
+
+    def _check_teacher_and_twist(self) -> None:
+        if self.teacher.every and self.objective == "reverse_kl":
+            raise InputError(
+                'objective = "reverse_kl" trains on rollouts of the policy alone, and teacher.every = '
+                f"{self.teacher.every} gives others: use another objective, or 0"
+            )
+        if self.twist_loss == "subtb" or self.objective not in BY_TRAJECTORY:
+            return
+        if self.teacher.every or self.batch.exploration:
+            raise InputError(
+                f'twist_loss = "{self.twist_loss}" needs rollouts of the policy as it is, and teacher.every = '
+                f"{self.teacher.every} or batch.exploration = {self.batch.exploration:g} gives others: set both to 0, "
+                'or use "subtb"'
+            )
+        if self.replay.draw not in ("importance", "none"):
+            raise InputError(
+                f'twist_loss = "{self.twist_loss}" needs replayed states of the target, which replay.draw = '
+                f'"{self.replay.draw}" does not give: use "importance", or twist_loss = "subtb"'
+            )
 
 
 def per_rank(config: TrainConfig) -> TrainConfig:

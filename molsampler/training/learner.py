@@ -49,20 +49,24 @@ class Learner:
     ) -> None:
         """score : grad log R, for a policy that sees it; say : is told where compilation does not work"""
         self.config: OptimiserConfig = config.optimiser
-        self.process = make_process(space, config.schedule).to(device)
+        # the averages of what a process learns are averaged too, so that each policy has a process of its own
+        self.process, averaged = (
+            make_process(space, config.schedule, config.noising, config.seed).to(device) for _ in range(2)
+        )
         init = torch.Generator().manual_seed(config.seed)
         self.policy = make_policy(self.process, config.policy, config.torsions, init, score).to(device)
-        self.twist = Twist(self.process, config.twist, init).to(device)
+        self.twist = Twist(make_process(space, config.schedule), config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
         again = torch.Generator().manual_seed(config.seed)
-        self.averaged = make_policy(self.process, config.policy, config.torsions, again, score)
+        self.averaged = make_policy(averaged, config.policy, config.torsions, again, score)
         self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self.balanced_policy, self.denoised = self.training_policy, []
         if config.balanced == "torsions" and config.objective in BY_TRAJECTORY:
             self.balanced_policy, self.denoised = apart(self.training_policy)
         self._mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
-        own = {id(p) for p in self._mixtures}
+        self._noising, self._noising_pace = list(self.process.parameters()), config.noising.pace
+        own = {id(p) for p in [*self._mixtures, *self._noising]}
         self._rest = [p for p in self.policy.parameters() if id(p) not in own]
         self._averaged_over = 0
         self.skipped: Counter[str] = Counter()
@@ -78,12 +82,15 @@ class Learner:
         self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=_BETAS)
 
     def _optimiser_of_policy(self) -> torch.optim.Optimizer:
-        """Mixtures by Adam, at a rate of their own; the rest by the configured method."""
+        """Mixtures and what the noising process learns by Adam, at rates of their own; the rest by the configured
+        method."""
         rest, mixtures = self._rest, self._mixtures
         soap = self.config.method == "soap"
         groups = soap_groups(self.policy, rest) if soap else [{"params": rest}]
         if mixtures:
             groups.append({"params": mixtures, "mixtures": True, "betas": _BETAS})
+        if self._noising:
+            groups.append({"params": self._noising, "pace": self._noising_pace, "betas": _BETAS})
         return SOAP(groups) if soap else torch.optim.Adam(groups, lr=1.0, betas=_BETAS)
 
     def set_log_z(self, log_z: float) -> None:
@@ -106,7 +113,8 @@ class Learner:
         mixtures : the rate of mixtures, where it is not in its configured proportion to the policy's; log Z follows it
         """
         self._set_policy_rates(rate, mixtures)
-        if not self._step(loss, [self.policy_optimiser], [self._rest, self._mixtures], "policy"):
+        clipped = [self._rest, self._mixtures, self._noising]
+        if not self._step(loss, [self.policy_optimiser], clipped, "policy"):
             return False
         self._after_policy(rate if mixtures is None else mixtures, with_log_z)
         return True
@@ -131,7 +139,7 @@ class Learner:
         if mixtures is None:
             mixtures = rate * self.config.mixture_rate / self.config.warm_rate
         for group in self.policy_optimiser.param_groups:
-            group["lr"] = mixtures if group.get("mixtures") else rate
+            group["lr"] = mixtures if group.get("mixtures") else rate * group.get("pace", 1.0)
 
     def _after_policy(self, rate: float, with_log_z: bool) -> None:
         if with_log_z:
@@ -173,6 +181,17 @@ class Learner:
         for parameter in [p for m in (self.policy, self.averaged, self.twist) for p in m.parameters()] + [self.log_z]:
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def agree(self) -> None:
+        """Where rounding has told the learners of the ranks apart they become the first one's again (collective).
+
+        The same gradients change all of them, and the same arithmetic gives the same bits; another number of threads,
+        or another processor, may round otherwise, and training would carry that on.
+        """
+        own = self.fingerprint()
+        (apart,) = ranks.any_of(own != ranks.from_first(own))
+        if apart:
+            self.load_state_dict(ranks.from_first(self.state_dict()))
 
     def state_dict(self) -> dict:
         return {

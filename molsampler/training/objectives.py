@@ -42,6 +42,40 @@ def subtb_chunk(trajectories: Trajectories, log_z: Tensor) -> Tensor:
     return torch.cat([chunks, tails]).square().mean()
 
 
+def optimal_twist(trajectories: Trajectories, log_z: Tensor, forward: bool, limit: float = 5.0) -> Tensor:
+    """Regression of log F on what the rest of each trajectory is worth, whose minimum is the optimal twist; a scalar
+    that trains the twist alone.
+
+    With v = log R + sum (log p_B - log p_F) over the steps left after a chunk end and r = v - log F there, the loss is
+    e^r - r - 1 on rollouts (`forward`), stationary at F = E[e^v | x_n], and e^-r + r - 1 on trajectories noised from
+    states of the target, whose mean of e^-v is 1 / F: both at the same F, the marginal of R, which squares of r miss by
+    Jensen's inequality. Near zero both are r^2 / 2.
+
+    forward : whether the policy has walked the trajectories; limit : the exponential goes on as its tangent beyond it
+    """
+    flow, by_chunk = trajectories.flow(log_z.detach()), trajectories.by_chunk().detach()
+    left = by_chunk.flip(0).cumsum(0).flip(0)[1:]  # of the steps after each chunk end
+    residual = trajectories.log_r - left - flow[1:-1]
+    residual = residual if forward else -residual
+    inside = residual.clamp_max(limit)
+    return (inside.exp() * (1.0 + residual - inside) - residual - 1.0).mean()
+
+
+def contrastive_twist(positive: Trajectories, negative: Trajectories) -> Tensor:
+    """Contrastive twist learning (Zhao et al. 2024, arXiv 2404.17546): the gradient of KL(p_n | F_n / sum F_n), summed
+    over chunk ends and divided by their number; a scalar that trains the twist alone, and is no distance itself.
+
+    log F rises on states of the target noised to the chunk ends (`positive`) and falls on those of the policy's
+    rollouts (`negative`), which self-normalised weights F_n p_B / (p_0 p_F) turn into draws from F_n: on every rank
+    those of its own. F_n is learnt up to a factor, which SMC does not see.
+    """
+    if positive.log_f is None or negative.log_f is None:
+        raise ValueError("the trajectories hold no log F: give them the twist's at the chunk ends")
+    walked = negative.log_p_0 + negative.by_chunk()[:-1].cumsum(0)
+    weights = torch.softmax((negative.log_f - walked).detach(), 1)
+    return ((weights * negative.log_f).sum(1) - positive.log_f.mean(1)).mean()
+
+
 def log_variance(trajectories: Trajectories, limit: float = math.inf) -> Tensor:
     """Squared deviation of log w from its mean over the batch of all ranks, (B,): VarGrad (Richter et al. 2020), which
     needs no log Z (collective). limit : as in `trajectory_balance`."""

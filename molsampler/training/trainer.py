@@ -34,12 +34,13 @@ from molsampler.training.objectives import (
     differentiable_log_prob,
     log_variance,
     reverse_kl,
-    subtb_chunk,
     subtb_lambda,
     trajectory_balance,
 )
 from molsampler.training.rows import training_row
 from molsampler.training.surrogate import FITTED_ON, Surrogate
+from molsampler.training.teacher import Teacher
+from molsampler.training.twisting import TwistTraining
 
 FIRST_ROLLOUTS = 4096  # of the untrained policy, where training begins from scratch
 OWN = ("behaviours", "counter", "generator")
@@ -51,6 +52,7 @@ class Trainer:
 
     config : with numbers of updates once `plan` has turned the budget into them; its sizes are of all ranks together
     sizes : the configuration with a rank's share of them
+    teacher : a second policy, where the configuration has one; twisting : the training of the twist
     generator : of this rank (`ranks.generator`)
     done : updates made; seconds : training time so far
     """
@@ -66,9 +68,18 @@ class Trainer:
         config.check()
         self.target, self.config, self.generator = target, config, generator
         self.sizes = per_rank(config)
-        self.learner = Learner(target.space, self.sizes, device, self._score if config.policy.langevin else None, say)
+        score = self._score if config.policy.langevin else None
+
+        def make_learner(config: TrainConfig) -> Learner:
+            return Learner(target.space, config, device, score, say)
+
+        self.learner = make_learner(self.sizes)
+        self.teacher = Teacher(self.sizes, make_learner) if config.teacher.every else None
         self.surrogate = Surrogate(config.surrogate_margin, config.surrogate_cap)
-        self.behaviours = Behaviours(target, self.learner.policy, self.log_twist, self.sizes, generator, device)
+        self.twisting = TwistTraining(self.learner, target, self.surrogate.always_finite, self.sizes)
+        self.behaviours = Behaviours(
+            target, self.learner.policy, self.twisting.log_twist, self.sizes, generator, device
+        )
         self.control_variate = ControlVariate()
         self.done, self.last_loss, self.last_twist_loss = 0, math.nan, math.nan
         self.phase_seconds = {"denoising": 0.0, "balance": 0.0}
@@ -181,8 +192,10 @@ class Trainer:
         """Update k of the objective at this share of the peak learning rate; its loss, NaN where it was skipped."""
         if self.config.objective == "reverse_kl":
             return self._reverse_kl(share)
-        states, log_r = self._training_states(k)
+        states, log_r, forward = self._training_states(k)
         trajectories = score_states(self.learner.balanced_policy, states, self.surrogate(log_r))
+        if self.teacher is not None:
+            self.teacher.learn(trajectories, self.learner.log_z, share)
         if self.config.objective in ("subtb", "db"):
             return self._subtrajectory_balance(trajectories, share)
         optimiser, log_z = self.config.optimiser, self.learner.log_z
@@ -198,15 +211,14 @@ class Trainer:
             made = self.learner.step_policy(torch.stack([loss, *fits]).sum(), with_log_z=True, **rates)
         else:
             made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
-        ends = self.learner.process.chunk_ends(self.config.smc.chunk)
-        twist_loss = subtb_chunk(self._with_flow(trajectories, ends), log_z)
-        if ends:  # a single chunk has no twist
-            self.learner.step_twist(twist_loss, share * optimiser.twist_rate)
-        self.last_twist_loss = _told(twist_loss)
+        self.last_twist_loss = self.twisting.update(
+            trajectories, forward, self.behaviours, share * optimiser.twist_rate
+        )
         return _told(loss, made)
 
-    def _training_states(self, k: int) -> tuple[Tensor, Tensor]:
-        """States (N+1, B, D) and log R (B,) of update k: rollouts, or noised states of SMC and replay."""
+    def _training_states(self, k: int) -> tuple[Tensor, Tensor, bool]:
+        """States (N+1, B, D) and log R (B,) of update k: rollouts, or noised states of SMC and replay; and whether they
+        are rollouts."""
         batch, behaviours = self.sizes.batch, self.behaviours
         cycle = batch.replay_updates + 1
         replay = k % cycle > 0
@@ -216,26 +228,18 @@ class Trainer:
                 behaviours.smc()
             replay = behaviours.replays
         if replay:
-            return behaviours.replay(batch.balance)
+            return *behaviours.replay(batch.balance), False
+        teacher = self.teacher
+        if teacher is not None and teacher.draws(k // cycle):
+            return *behaviours.on_policy(batch.balance, policy=teacher.policy), True
         left = max(1.0 - 2.0 * k / max(self.updates, 1), 0.0)
-        return behaviours.on_policy(batch.balance, batch.exploration * left)
-
-    def _with_flow(self, trajectories: Trajectories, ends: tuple[int, ...]) -> Trajectories:
-        """The trajectories with the twist's log F at these chunk ends, in one call of its network."""
-        if not ends:
-            return trajectories
-        at = torch.tensor(ends, device=trajectories.states.device)
-        states = trajectories.states[at]
-        log_r = None
-        if self.learner.twist.needs_energy:
-            log_r = self._bounded_log_r(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        return trajectories.with_flow(ends, self.learner.log_twist(states, at, log_r))
+        return *behaviours.on_policy(batch.balance, batch.exploration * left), True
 
     def _subtrajectory_balance(self, trajectories: Trajectories, share: float) -> float:
         """SubTB(lambda) or detailed balance: policy, twist (as flow) and log Z by one loss."""
         single = self.config.objective == "db"
         chunk, lam = (1, 0.0) if single else (self.config.smc.chunk, self.config.subtb_lambda)
-        trajectories = self._with_flow(trajectories, self.learner.process.chunk_ends(chunk))
+        trajectories = self.twisting.with_flow(trajectories, self.learner.process.chunk_ends(chunk))
         loss = subtb_lambda(trajectories, self.learner.log_z, lam)
         optimiser = self.config.optimiser
         made = self.learner.step_both(loss, share * optimiser.rate, share * optimiser.twist_rate)
@@ -252,15 +256,6 @@ class Trainer:
         loss = loss + (self.learner.log_z - (bounded - log_ratio).detach()).square().mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
         return _told(loss, made)
-
-    @torch.no_grad()
-    def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of the learning twist, with the energy that it holds evaluated and booked."""
-        return self.learner.log_twist(x, n, self._bounded_log_r(x) if self.learner.twist.needs_energy else None)
-
-    def _bounded_log_r(self, x: Tensor) -> Tensor:
-        with self.target.counter.purpose("smc"):
-            return self.surrogate.always_finite(self.target.log_prob_and_score(x)[0])
 
     # the budget ------------------------------------------------------------------------------------------------------
 
@@ -320,6 +315,7 @@ class Trainer:
         """This rank's: tensors and plain Python only, so that torch.load(weights_only=True) reads it."""
         state = {
             "learner": self.learner.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "behaviours": self.behaviours.state_dict(),
             "control_variate": self.control_variate.state_dict(),
             "surrogate": self.surrogate.state_dict(),
@@ -337,6 +333,8 @@ class Trainer:
         state = _copy(state)
         for name in ("learner", "behaviours", "control_variate", "surrogate"):
             getattr(self, name).load_state_dict(state[name])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         self.target.counter.load_state_dict(state["counter"])
         self.generator.set_state(state["generator"])
         self.done, self.phase_seconds = state["done"], state["phase_seconds"]
@@ -358,15 +356,10 @@ class Trainer:
         )
 
     def agree(self) -> None:
-        """Where rounding has told the learners of the ranks apart they become the first one's again (collective).
-
-        The same gradients change all of them, and the same arithmetic gives the same bits; another number of threads,
-        or another processor, may round otherwise, and training would carry that on.
-        """
-        own = self.learner.fingerprint()
-        (apart,) = ranks.any_of(own != ranks.from_first(own))
-        if apart:
-            self.learner.load_state_dict(ranks.from_first(self.learner.state_dict()))
+        """Where rounding has told what the ranks learn apart, it becomes the first one's again (collective)."""
+        self.learner.agree()
+        if self.teacher is not None:
+            self.teacher.learner.agree()
 
     def _dealt(self, held: list[dict], done: int) -> dict:
         """This rank's part of what another number of ranks held."""

@@ -26,6 +26,11 @@ BATCH = 63  # three equal portions: then the mean of the means is the mean
 DRAWS = 4000
 STOP = 11  # in balance, with a pass, moves and rollouts behind
 OBJECTIVES = ("tb", "log_variance", "subtb", "db")
+STEPS: dict[str, dict[str, Any]] = {objective: {"objective": objective} for objective in OBJECTIVES} | {
+    "soap": {"objective": "tb", "method": "soap"},
+    "learnt noising": {"objective": "tb", "noising": {"learnt": "states"}},
+    "optimal twist": {"objective": "tb", "twist_loss": "optimal"},
+}
 PRIORITIES: tuple[Priority, ...] = ("importance", "uniform", "rank")
 
 
@@ -38,12 +43,13 @@ def own(x: torch.Tensor, dim: int = 0) -> torch.Tensor:
 # one update on a fixed batch ------------------------------------------------------------------------------------------
 
 
-def stepped(objective: str, method: str = "adam", poison: bool = False) -> dict[str, Any]:
+def stepped(objective: str, method: str = "adam", poison: bool = False, **parts: Any) -> dict[str, Any]:
     """Two updates of the objective on this rank's portion of fixed trajectories, and the gradients of the first.
 
-    poison : the last trajectory of the batch has no density, on one rank
+    poison : the last trajectory of the batch has no density, on one rank; parts : of the configuration, changed
     """
-    trainer = Trainer(TwoWells(LOG_Z), change(CONFIG, objective=objective, optimiser={"method": method}), seeded(0))
+    config = change(CONFIG, objective=objective, optimiser={"method": method}, **parts)
+    trainer = Trainer(TwoWells(LOG_Z), config, seeded(0))
     learner = trainer.learner
     learner.set_log_z(1.0)
     x = trainer.target.sample(seeded(3), BATCH).float()
@@ -51,7 +57,7 @@ def stepped(objective: str, method: str = "adam", poison: bool = False) -> dict[
     if poison:
         log_r[-1] = torch.nan
     states = own(learner.process.sample_path(x, seeded(4)), dim=1)
-    trainer._training_states = lambda k: (states, own(log_r))
+    trainer._training_states = lambda k: (states, own(log_r), False)
     before, loss = learner.fingerprint(), trainer.balance(1, 1.0)
     parameters = [*learner.policy.parameters(), *learner.twist.parameters(), learner.log_z]
     gradient = torch.cat([torch.zeros(0), *(p.grad.flatten() for p in parameters if p.grad is not None)])
@@ -121,7 +127,7 @@ def drawn(priority: Priority) -> dict[str, Any]:
 
 def once() -> dict[str, Any]:
     return {
-        "steps": {objective: stepped(objective) for objective in OBJECTIVES} | {"soap": stepped("tb", "soap")},
+        "steps": {name: stepped(**said) for name, said in STEPS.items()},
         "poisoned": stepped("tb", poison=True),
         "broken": broken(),
         "mixed": mixed(),
@@ -135,11 +141,11 @@ def found() -> list[dict[str, Any]]:
     return on_ranks(3, once)
 
 
-@pytest.mark.parametrize("objective", [*OBJECTIVES, "soap"])
-def test_the_gradient_is_that_of_the_union(objective, found):
+@pytest.mark.parametrize("name", STEPS)
+def test_the_gradient_is_that_of_the_union(name, found):
     """After an update all learners are alike, to the last bit."""
-    one = stepped("tb", "soap") if objective == "soap" else stepped(objective)
-    steps = [answer["steps"][objective] for answer in found]
+    one = stepped(**STEPS[name])
+    steps = [answer["steps"][name] for answer in found]
     assert len({step["print"] for step in steps}) == 1 and all(step["moved"] for step in steps)
     for step in steps:
         assert step["loss"][:2] == steps[0]["loss"][:2] and not step["skipped"]

@@ -90,7 +90,7 @@ def test_the_sampler_is_the_averaged_policy_and_follows_training():
     drawn = sampler.draw(50, seeded(0))
     assert LogWeights(drawn.log_w).ess > 1.0 and torch.equal(sampler.log_z, trainer.learner.log_z)
     x = drawn.x[:5]
-    torch.testing.assert_close(sampler.log_twist(x, 2), trainer.log_twist(x, 2))
+    torch.testing.assert_close(sampler.log_twist(x, 2), trainer.twisting.log_twist(x, 2))
     train(trainer)
     assert not torch.equal(sampler.draw(50, seeded(0)).x, drawn.x)
 
@@ -288,7 +288,7 @@ def test_a_target_that_breaks_poisons_nothing(poison, partial_energy):
     assert_finite(trainer)
     assert math.isfinite(row["log_z"]) and math.isfinite(row["log_z_estimate"]) and 0 < row["ess"] <= 1
     seen = target.sample(seeded(1), 20).float()
-    assert bool(torch.isfinite(trainer.log_twist(seen, 2)).all())  # DESIGN: F is finite everywhere
+    assert bool(torch.isfinite(trainer.twisting.log_twist(seen, 2)).all())  # DESIGN: F is finite everywhere
     assert math.isfinite(row["log_z_running"]) or poison in ("nan", "inf")  # there every batch has one that breaks
     if poison == "-inf":
         assert row["outside_support"] > 0.1 and not trainer.learner.skipped  # no fault: outside the support
