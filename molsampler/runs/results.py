@@ -12,6 +12,7 @@ from tqdm import tqdm
 from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
+from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
@@ -104,10 +105,8 @@ def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return positions.numpy(), potential.numpy(), log_r.numpy()
 
 
-def _double_chart(job: Job) -> Chart:
-    chart = Chart(job.molecule, dtype=torch.float64)
-    chart.load_state_dict(job.target.coordinates.state_dict())
-    return chart
+def _double_chart(job: Job) -> Chart | Atlas:
+    return coordinates_from(job.molecule, job.target.coordinates.state_dict(), torch.float64)
 
 
 def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
