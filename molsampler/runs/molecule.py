@@ -111,6 +111,11 @@ def check(config: RunConfig) -> None:
     check_settings(config)
     molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
     check_energy(molecule, config.backend, config.platform, config.device)
+    if config.train.objective == "reverse_kl" and config.pieces.chains and len(piece_torsions(molecule)):
+        raise InputError(
+            f"'{molecule.name}' may be in several pieces, between which objective = \"reverse_kl\" cannot "
+            "differentiate: use another objective, or pieces.chains = 0 for the conformer of the input structure"
+        )
     chart = Chart(molecule)
     make_process(chart.space, config.train.schedule)
     states = {"setup: chains times length / interval": config.setup.frames}
@@ -209,7 +214,7 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
 def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirectory, begun: float, say: Say) -> Job:
     generator = ranks.generator(config.train.seed, config.device)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
-    for oddity in oddities(molecule):
+    for oddity in oddities(molecule, searched=config.pieces.chains > 0):
         say(f"warning: {oddity}")
     tell_idle(config, say)
     chart = _coordinates(config, molecule, energy, generator, say)
