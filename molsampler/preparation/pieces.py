@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis import ranks
+from molsampler.basis.errors import InputError
 from molsampler.basis.settings import POSITIVE, setting
 from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
@@ -75,10 +76,16 @@ def find_pieces(
     """
     torsions = piece_torsions(molecule)
     with energy.counter.purpose("md"):
-        starts, lowest = quench(energy, _turned_amides(molecule, chart), _QUENCH_STEPS)
-        hot = quench(energy, _hot_frames(molecule, energy, config, starts, generator), _QUENCH_STEPS)
-    minima, energies = (ranks.gathered(torch.cat(pair)) for pair in ((starts, hot[0]), (lowest, hot[1])))
+        starts = quench(energy, _turned_amides(molecule, chart), _QUENCH_STEPS)[0]
+        hot = _hot_frames(molecule, energy, config, starts, generator)
+        found = quench(energy, torch.cat([starts, hot]), _QUENCH_STEPS)
+    minima, energies = map(ranks.gathered, found)
     good = torch.isfinite(energies) & chart.stereo.matches(minima)
+    if not bool(good.any()):
+        raise InputError(
+            f"no minimum of '{molecule.name}' near the input structure has a finite energy and its stereochemistry: "
+            "the input structure may have clashes; minimise it first"
+        )
     minima, energies = minima[good], energies[good]
     order = energies.argsort()
     minima, energies = minima[order], energies[order]
@@ -86,8 +93,7 @@ def find_pieces(
     minima, energies = minima[low], energies[low]
     angles = torsions_of(minima.double(), torsions.to(minima.device))
     leaders = _leaders(angles)[: config.most]
-    found = Pieces(torsions, angles[leaders].cpu(), minima[leaders], energies[leaders])
-    return Pieces(*ranks.from_first([found.torsions, found.centres, found.minima, found.energies]))
+    return Pieces(torsions, *ranks.from_first([angles[leaders].cpu(), minima[leaders], energies[leaders]]))
 
 
 def _turned_amides(molecule: Molecule, chart: Chart) -> Tensor:
