@@ -111,11 +111,7 @@ def check(config: RunConfig) -> None:
     check_settings(config)
     molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
     check_energy(molecule, config.backend, config.platform, config.device)
-    if config.train.objective == "reverse_kl" and config.pieces.chains and len(piece_torsions(molecule)):
-        raise InputError(
-            f"'{molecule.name}' may be in several pieces, between which objective = \"reverse_kl\" cannot "
-            "differentiate: use another objective, or pieces.chains = 0 for the conformer of the input structure"
-        )
+    _check_pieces(config, molecule)
     chart = Chart(molecule)
     make_process(chart.space, config.train.schedule)
     states = {"setup: chains times length / interval": config.setup.frames}
@@ -127,6 +123,23 @@ def check(config: RunConfig) -> None:
                 f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
                 f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
             )
+
+
+def _check_pieces(config: RunConfig, molecule: Molecule) -> None:
+    """InputError where a molecule that may be in pieces is asked for what pieces do not allow."""
+    if not config.pieces.chains or not len(piece_torsions(molecule)):
+        return
+    if config.train.objective == "reverse_kl":
+        raise InputError(
+            f"'{molecule.name}' may be in several pieces, between which objective = \"reverse_kl\" cannot "
+            "differentiate: use another objective, or pieces.chains = 0 for the conformer of the input structure"
+        )
+    forms = 2 ** len(molecule.free_amides)
+    if forms > config.pieces.most:
+        raise InputError(
+            f"'{molecule.name}' has {len(molecule.free_amides)} free amides, whose {forms} forms are more than "
+            f'pieces.most = {config.pieces.most}: raise it, or leave out amides = "free" in its system.toml'
+        )
 
 
 def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:

@@ -85,3 +85,10 @@ def test_an_objective_through_the_samples_has_no_derivative_by_a_label(config, t
         InputError, match="'free' may be in several pieces, .*: use another objective, or pieces.chains"
     ):
         molecule.check(change(config, train={"objective": "reverse_kl", "schedule": {"torsions": "joint"}}))
+
+
+def test_more_forms_of_amides_than_pieces_are_refused(config):
+    with pytest.raises(
+        InputError, match="'free' has 2 free amides, whose 4 forms are more than pieces.most = 3: raise"
+    ):
+        molecule.check(change(config, pieces={"most": 3}))
