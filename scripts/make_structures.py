@@ -44,6 +44,9 @@ RECIPES = {
     "phe": Recipe("ACE PHE NME"),
     "cyclo_phe_pro": Recipe("PHE PRO", cyclic=True),
     "cyclo_ala_gly": Recipe("ALA GLY ALA GLY", cyclic=True),
+    "cyclohexanol": Recipe(
+        "CHX", ("charmm36.xml", "implicit/obc2.xml", str(SYSTEMS / "cyclohexanol" / "residue.xml")), renamed="CHX"
+    ),
     "paracetamol": Recipe("PACP", ("charmm36.xml", "implicit/obc2.xml"), renamed="TYL"),
 }
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from molsampler.analysis.observables.basins import ResidueBasins, deviation, indicators, state_names, weighted_basins
+from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.observables.ramachandran import Basins
 from molsampler.analysis.observables.torsions import phi_psi, torsion_angles, torsion_names
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.bootstrap import Weighting
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.few import counted, share_interval
-from molsampler.analysis.study import Coverage, CoverageRow, Independent, State, Study, slug
+from molsampler.analysis.study import PIECES, Coverage, CoverageRow, Independent, State, Study, slug
 
 HUNDREDTH = np.log(100.0)
 
@@ -64,9 +65,11 @@ def coverage(study: Study) -> None:
 
 def _parts(study: Study) -> list[tuple[str, ResidueBasins, dict[str, int], np.ndarray]]:
     """Label, populations of the samples, how many lie in each state, and angles of the independent states: residues
-    with phi and psi, then soft torsions about other bonds."""
+    with phi and psi, the molecule's pieces, then soft torsions about other bonds."""
     frames, other = study.samples.trajectory, study.subject.independent.trajectory
     parts = [(r.pair.residue, r.samples[""], r.found, phi_psi(other, r.pair)) for r in study.residues]
+    if study.pieces is not None:
+        parts.append((PIECES, study.pieces.samples[""], study.pieces.found, study.subject.pieces.angles(other)))
     bonds = {frozenset(q[1:3]) for r in study.residues for q in (r.pair.phi, r.pair.psi)}
     rest = [q for q in study.subject.soft_quadruples if frozenset(q[1:3]) not in bonds]
     for quadruple, name in zip(rest, torsion_names(frames.topology, rest), strict=True):
@@ -88,7 +91,7 @@ def _row(label: str, state: str, found: int, mine: ResidueBasins, theirs: Residu
     return CoverageRow(label, state, found, a, spans[0], b, spans[1], deviation(a.value, spans[0], b.value, spans[1]))
 
 
-def _where(places: list[tuple[str, Basins, np.ndarray]], other: Independent, short: np.ndarray) -> list[str]:
+def _where(places: list[tuple[str, Basins | Pieces, np.ndarray]], other: Independent, short: np.ndarray) -> list[str]:
     """By residue or torsion, the state that most of the uncovered weight lies in, where that is more than half and more
     than the state's share of all weight."""
     total = other.weights[short].sum()

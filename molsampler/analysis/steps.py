@@ -10,10 +10,18 @@ import numpy as np
 
 from molsampler.analysis.conformations import choose_conformations
 from molsampler.analysis.coverage import coverage
-from molsampler.analysis.observables.basins import counted_basins, indicators, state_names, weighted_basins
+from molsampler.analysis.observables.basins import (
+    ResidueBasins,
+    counted_basins,
+    indicators,
+    state_names,
+    weighted_basins,
+)
 from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
 from molsampler.analysis.observables.energies import quantiles
+from molsampler.analysis.observables.pieces import Pieces
+from molsampler.analysis.observables.ramachandran import Basins
 from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
 from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import (
@@ -32,7 +40,7 @@ from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
-from molsampler.analysis.study import ResidueFindings, State, Study, slug
+from molsampler.analysis.study import PIECES, ResidueFindings, State, StateFindings, Study, slug
 
 TORSION_BINS = 100
 MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code
@@ -123,38 +131,57 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     if stored is None and known is not None:
         stored = counted_basins(pair.residue, known, study.reference.ladder, temperature)
     basins = stored.basins if stored is not None else study.pooled_basins(lambda t: phi_psi(t, pair))
-    zero = None if stored is None else min(stored.free_energies, key=lambda name: stored.free_energies[name].value)
-    found = {w.suffix: weighted_basins(pair.residue, basins, angles, w, temperature, zero) for w in study.weightings}
-    label = basins.assign(angles)
-    counts = {name: int((label == k).sum()) for k, name in enumerate(basins.names)}
-    counts["phi > 0"] = int((angles[:, 0] > 0).sum())
-    inside = indicators(basins, angles)
-    names = state_names(basins)
-    study.states += [State(pair.residue, name, inside[:, k]) for k, name in enumerate(names)]
-    heaviest, tail = {}, {}
-    if study.reweighted is not None:
-        w = study.reweighted.weights
-        heaviest = {name: float(np.max(w, where=inside[:, k], initial=0.0)) for k, name in enumerate(names)}
-    if study.smoothed is not None:
-        tail = dict(zip(names, map(float, study.smoothed @ inside), strict=True))
-        study.metrics |= {f"population_{pair.residue}_{slug(name)}_smoothed": (p, None) for name, p in tail.items()}
-    study.residues.append(ResidueFindings(pair, found, stored, counts, heaviest, tail))
-    for prefix, suffix, item in [("", w, i) for w, i in found.items()] + (
-        [("reference_", "", stored)] if stored else []
-    ):
-        for kind, values in (("population", item.populations), ("free_energy", item.free_energies)):
-            spans = item.spans if kind == "population" else item.free_spans
-            names = {
-                f"{prefix}{kind}_{pair.residue}_{slug(name)}{suffix}": _with_interval(value, spans.get(name))
-                for name, value in values.items()
-            }
-            study.metrics |= names
+    findings = _states(study, pair.residue, basins, angles, stored)
+    study.residues.append(ResidueFindings(**vars(findings), pair=pair))
     if known is not None:
         for grid, bins in MAP_BINS.items():
             names = {f"ramachandran_{kind}{grid}_{pair.residue}": kind for kind in ("kl", "jsd", "tv")}
             study.compare(Histograms(angles, known, bins, names))
         study.compare(TorusTransport(angles, known, TRANSPORT_BINS, f"ramachandran_w2_{pair.residue}"))
     return Map(pair.residue, study.ensembles(angles, known), basins)
+
+
+def _states(
+    study: Study, label: str, basins: Basins | Pieces, angles: np.ndarray, stored: ResidueBasins | None
+) -> StateFindings:
+    """Populations and free energies of the states that the samples' angles (n, d) lie in, and `stored`, those of the
+    reference; their figures go into the metrics."""
+    temperature = study.subject.temperature
+    zero = None if stored is None else min(stored.free_energies, key=lambda name: stored.free_energies[name].value)
+    found = {w.suffix: weighted_basins(label, basins, angles, w, temperature, zero) for w in study.weightings}
+    inside = indicators(basins, angles)
+    names = state_names(basins)
+    study.states += [State(label, name, inside[:, k]) for k, name in enumerate(names)]
+    counts = dict(zip(names, inside.sum(0).tolist(), strict=True))
+    heaviest, tail = {}, {}
+    if study.reweighted is not None:
+        w = study.reweighted.weights
+        heaviest = {name: float(np.max(w, where=inside[:, k], initial=0.0)) for k, name in enumerate(names)}
+    if study.smoothed is not None:
+        tail = dict(zip(names, map(float, study.smoothed @ inside), strict=True))
+        study.metrics |= {f"population_{label}_{slug(name)}_smoothed": (p, None) for name, p in tail.items()}
+    for prefix, suffix, item in [("", w, i) for w, i in found.items()] + (
+        [("reference_", "", stored)] if stored else []
+    ):
+        for kind, values in (("population", item.populations), ("free_energy", item.free_energies)):
+            spans = item.spans if kind == "population" else item.free_spans
+            study.metrics |= {
+                f"{prefix}{kind}_{label}_{slug(name)}{suffix}": _with_interval(value, spans.get(name))
+                for name, value in values.items()
+            }
+    return StateFindings(found, stored, counts, heaviest, tail)
+
+
+def pieces(study: Study) -> None:
+    """Populations and free energies of the molecule's pieces, where it is in several."""
+    known = study.subject.pieces
+    if known is None:
+        return
+    stored = None
+    if study.reference is not None:
+        frames, ladder = study.reference.trajectory, study.reference.ladder
+        stored = counted_basins(PIECES, known.angles(frames), ladder, study.subject.temperature, known)
+    study.pieces = _states(study, PIECES, known, known.angles(study.samples.trajectory), stored)
 
 
 def torsions(study: Study) -> None:
@@ -288,4 +315,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, torsions, coverage, energies, geometry, rmsd, conformations, training)
+ALL = (weights, backbone, pieces, torsions, coverage, energies, geometry, rmsd, conformations, training)

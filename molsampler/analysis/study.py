@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI, ResidueBasins
+from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.observables.torsions import BackbonePair
 from molsampler.analysis.pictures.figures import Ensemble
@@ -30,6 +31,7 @@ from molsampler.analysis.statistics.pareto import smoothed
 from molsampler.basis.log_weights import effective_groups, normalised
 from molsampler.store.run_directory import RunDirectory, Samples
 
+PIECES = "pieces"  # what tables and figures call the pieces of a molecule
 SEED = 0  # of the bootstrap: two analyses of one run agree to the last digit
 
 
@@ -74,6 +76,7 @@ class Subject:
     details : (name, text) rows on the molecule for the report;  method : a paragraph;  command : what repeats the run
     cautions : sentences on what the samples cannot hold, for the verdict
     independent : states that the policy did not make, by which it is judged where there is no reference, and beside one
+    pieces : what the molecule falls into, such as the conformers of its rings; None of one in one piece
     """
 
     name: str
@@ -88,20 +91,27 @@ class Subject:
     command: str = ""
     cautions: Sequence[str] = ()
     independent: Independent | None = None
+    pieces: Pieces | None = None
 
 
 @dataclass(frozen=True)
-class ResidueFindings:
-    """One residue's basins: populations and free energies of the samples by suffix of the weighting ("" reweighted,
-    "_raw" as drawn), of the reference, and by name how many samples lie in each; the share in all weight of the
-    heaviest sample there, and the population by Pareto-smoothed weights."""
+class StateFindings:
+    """States of one thing, a residue's basins or the molecule's pieces: populations and free energies of the samples by
+    suffix of the weighting ("" reweighted, "_raw" as drawn), of the reference, and by name how many samples lie in
+    each; the share in all weight of the heaviest sample there, and the population by Pareto-smoothed weights."""
 
-    pair: BackbonePair
     samples: dict[str, ResidueBasins]
     reference: ResidueBasins | None
     found: dict[str, int]
     heaviest: dict[str, float] = field(default_factory=dict)
     smoothed: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidueFindings(StateFindings):
+    """The basins of one residue's map."""
+
+    pair: BackbonePair
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,7 @@ class Study:
     draws: dict[str, list[Draw]]
     metrics: dict[str, Any] = field(default_factory=dict)
     residues: list[ResidueFindings] = field(default_factory=list)
+    pieces: StateFindings | None = None
     captions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     narrow: dict[str, bytes] = field(default_factory=dict)

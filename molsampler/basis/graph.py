@@ -115,6 +115,16 @@ class Graph:
         """
         return [ring for ring in self.rings if len(ring) >= 6 and any(len(self.neighbours[k]) >= 4 for k in ring)]
 
+    def around(self, ring: list[int]) -> list[int]:
+        """The atoms of a ring in the order in which its bonds join them, from the first, its lower neighbour next."""
+        left, order = set(ring), []
+        here: int | None = ring[0]
+        while here is not None:
+            order.append(here)
+            left.discard(here)
+            here = next((k for k in self.neighbours[here] if k in left), None)
+        return order
+
     # Symmetry and stereochemistry
 
     @cached_property

@@ -1,8 +1,8 @@
 """The space that states live on: a product of parts, each with its prior, its kernel and what networks see of it.
 
 A state is a row (D,), the parts one after the other. On the line a kernel is a normal density, on the circle a wrapped
-normal; both have one mean and one log-variance a coordinate. Only the space knows where a part begins: everything else
-goes through `pieces`.
+normal; both have one mean and one log-variance a coordinate. A label says which of several pieces the rest of the state
+lies in, and no kernel moves it. Only the space knows where a part begins: everything else goes through `pieces`.
 """
 
 from __future__ import annotations
@@ -151,6 +151,45 @@ class Circle(Part):
 
 
 @dataclass(frozen=True)
+class Label(Part):
+    """{0, ..., choices - 1}^dim, kept as whole numbers among the other coordinates: counting measure, uniform prior. A
+    kernel stays where it is, with probability one. Networks see one number a choice, 1 for the one taken and 0 for the
+    others."""
+
+    choices: int = 1
+    max_std = 0.0
+
+    @property
+    def prior_norm(self) -> float:
+        return self.dim * math.log(self.choices)
+
+    def prior_energy(self, x: Tensor) -> float:
+        return 0.0
+
+    def prior_score(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def sample_prior(self, n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.randint(self.choices, (n, self.dim), generator=generator, device=device).to(dtype)
+
+    def log_kernel(self, delta: Tensor, log_var: Tensor) -> Tensor:
+        return torch.where((delta == 0).all(-1), 0.0, -torch.inf).to(delta)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        return x
+
+    def features(self, x: Tensor, frequencies: int) -> Tensor:
+        return self.one_hot(x).flatten(-2)
+
+    def n_features(self, frequencies: int) -> int:
+        return self.choices * self.dim
+
+    def one_hot(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim, choices): 1 at the choice that is taken, 0 elsewhere."""
+        return (x[..., None] == torch.arange(self.choices, device=x.device)).to(x)
+
+
+@dataclass(frozen=True)
 class Space:
     """The product of `parts`, in their order.
 
@@ -167,9 +206,10 @@ class Space:
             raise ValueError(f"a table of {len(self.table)} coordinates does not describe {self.dim}")
 
     @classmethod
-    def of(cls, n_line: int, n_circle: int = 0, table: Sequence[Coordinate] = ()) -> Space:
-        """R^n_line x T^n_circle; a part without coordinates is left out."""
-        parts = (Line(n_line), Circle(n_circle))
+    def of(cls, n_line: int, n_circle: int = 0, table: Sequence[Coordinate] = (), choices: int = 0) -> Space:
+        """R^n_line x T^n_circle, and a label of so many `choices` behind them; a part without coordinates is left
+        out."""
+        parts = (Line(n_line), Circle(n_circle), Label(int(choices > 0), choices))
         return cls(tuple(part for part in parts if part.dim), tuple(table))
 
     @property
@@ -185,10 +225,10 @@ class Space:
         """Number of coordinates in parts of that kind."""
         return sum(part.dim for part in self.parts if isinstance(part, kind))
 
-    def only(self, kind: type[Part]) -> Space:
-        """The product of the parts of that kind."""
-        kept = [entry for part, rows in self.columns() if isinstance(part, kind) for entry in self.table[rows]]
-        return Space(tuple(part for part in self.parts if isinstance(part, kind)), tuple(kept))
+    def only(self, *kinds: type[Part]) -> Space:
+        """The product of the parts of these kinds."""
+        kept = [entry for part, rows in self.columns() if isinstance(part, kinds) for entry in self.table[rows]]
+        return Space(tuple(part for part in self.parts if isinstance(part, kinds)), tuple(kept))
 
     def mask(self, kind: type[Part]) -> Tensor:
         """(D,) bool, the coordinates of parts of that kind."""
@@ -238,7 +278,7 @@ class Space:
         return _total([part.log_kernel(*own) for part, *own in self.pieces(delta, log_var)], delta)
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32, device=None) -> Tensor:
-        """(n, D) draws of p_0: standard normal on the line, uniform on the circle."""
+        """(n, D) draws of p_0: standard normal on the line, uniform on the circle and over labels."""
         device = device or generator.device
         return torch.cat([part.sample_prior(n, generator, dtype, device) for part in self.parts], dim=-1)
 

@@ -7,24 +7,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from molsampler.basis.space import Circle, Line, Space
-from molsampler.diffusion.chain import PolicyChain, ProcessChain
+from molsampler.basis.space import Circle, Label, Line, Space
+from molsampler.diffusion.chain import Link, PolicyChain, ProcessChain
 from molsampler.diffusion.learnt_noising import LearntNoising, NoisingConfig
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import Constant, DiffusionPolicy, Policy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess, Process
-from molsampler.diffusion.torsions import Reveal, TorsionConfig, TorsionPolicy
+from molsampler.diffusion.torsions import LabelPolicy, Reveal, TorsionConfig, TorsionPolicy
 
 
 def make_process(space: Space, config: ScheduleConfig, noising: NoisingConfig | None = None, seed: int = 0) -> Process:
-    """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused.
+    """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused. A
+    label is drawn before all else and taken away last.
 
     noising : what of the diffusion is learnt, nothing where left out; seed : of its first parameters
     """
-    own = {kind: rows for part, rows in space.columns() for kind in (Line, Circle) if isinstance(part, kind)}
+    own = {type(part): rows for part, rows in space.columns()}
+    links: list[tuple[Process, slice]] = [(Reveal(space.only(Label)), own[Label])] if Label in own else []
     if config.torsions == "joint" or Circle not in own:
-        return _diffusion(space, config, noising, seed)
-    links: list[tuple[Process, slice]] = [(Reveal(space.only(Circle)), own[Circle])]
+        if not links:
+            return _diffusion(space, config, noising, seed)
+        rest = space.only(Line, Circle)
+        return ProcessChain(space, [*links, (_diffusion(rest, config, noising, seed), slice(0, rest.dim))])
+    links.append((Reveal(space.only(Circle)), own[Circle]))
     if Line in own:
         links.append((_diffusion(space.only(Line), config, noising, seed), own[Line]))
     return ProcessChain(space, links)
@@ -47,13 +52,21 @@ def make_policy(
     if not isinstance(process, ProcessChain):
         return DiffusionPolicy(process, config, generator, score)
     policies: list[Policy] = []
+    first = process.links[0]
+    labels = {"labels": first.process.space, "given": first.own} if _draws_label(first) else {}
     for link in process.links:
-        if isinstance(link.process, Reveal):
-            policies.append(TorsionPolicy(link.process, torsions, generator, link.own))
+        if _draws_label(link):
+            policies.append(LabelPolicy(link.process, link.own))
+        elif isinstance(link.process, Reveal):
+            policies.append(TorsionPolicy(link.process, torsions, generator, link.own, **labels))
         else:
             seen = {"seen": process.space, "own": link.own}
             policies.append(DiffusionPolicy(link.process, config, generator, score, **seen))
     return PolicyChain(process, policies)
+
+
+def _draws_label(link: Link) -> bool:
+    return link.process.space.count(Label) > 0
 
 
 def apart(policy: Policy) -> tuple[Policy, list[Policy]]:

@@ -1,13 +1,15 @@
-"""Angles drawn one after the other, each from an exact mixture given those before it.
+"""Angles drawn one after the other, each from an exact mixture given those before it, and labels before all of them.
 
 A step draws one angle: p_F is a mixture of wrapped normals whose parameters a network gives from the angles drawn so
-far; p_B takes the angle away again, with probability one. An angle that is not drawn yet is 0 in the state. On the
-circle kernels of a diffusion cost 0.02 nats a torsion however well they are trained; a mixture has no such floor.
+far, and the label where the space has one; p_B takes the angle away again, with probability one. What is not drawn yet
+is 0 in the state. On the circle kernels of a diffusion cost 0.02 nats a torsion however well they are trained; a
+mixture has no such floor.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from molsampler.basis.settings import setting
-from molsampler.basis.space import LOG_2PI, Circle, Space, log_wrapped_normal, wrap_angle
+from molsampler.basis.space import Circle, Label, Space, log_wrapped_normal, wrap_angle
 from molsampler.diffusion.networks import StepwiseMLP
 from molsampler.diffusion.policy import Mix, Network, Policy
 from molsampler.diffusion.process import Process, Steps
@@ -26,6 +28,9 @@ MIN_STD = 0.04
 MAX_STD = 1.4
 """Radians, the largest: one image on each side of the nearest is then exact to 1e-6."""
 _FIRST_STD = 0.37  # of components spaced evenly: sixteen of them are uniform to 1e-6
+_LABEL_GAIN = 10.0
+"""A label's logits are so many times their parameters: several nats lie between a rare piece and a common one, and Adam
+moves a parameter by no more than its rate an update."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,14 @@ class TorsionConfig:
 
 
 class Reveal(Process):
-    """The backward side of `dim` angles drawn in order: step n takes angle n away. States (..., dim)."""
+    """The backward side of `dim` angles, or labels, drawn in order: step n takes number n away. States (..., dim)."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        if space.count(Circle) != space.dim:
-            raise ValueError("only angles are drawn from mixtures on the circle")
+        if len(space.parts) != 1 or not isinstance(space.parts[0], Circle | Label):
+            raise ValueError("only angles, or labels, are drawn one by one")
         self.space, self.n_steps = space, space.dim
+        self._log_choices = dataclasses.replace(space.parts[0], dim=1).prior_norm  # of one angle or label
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32) -> Tensor:
         return torch.zeros(n, self.space.dim, dtype=dtype, device=generator.device)
@@ -59,9 +65,9 @@ class Reveal(Process):
         return torch.zeros_like(x[..., 0])
 
     def log_reference(self, x: Tensor, n: Steps) -> Tensor:
-        """Uniform in the angles drawn so far."""
+        """Uniform in what is drawn so far."""
         drawn = n if isinstance(n, int) else n[:, None].to(x)
-        return torch.zeros_like(x[..., 0]) - LOG_2PI * drawn
+        return torch.zeros_like(x[..., 0]) - self._log_choices * drawn
 
     def log_prob(self, x: Tensor, x_next: Tensor, n: Steps) -> Tensor:
         return torch.zeros_like(x_next[..., 0])
@@ -70,7 +76,7 @@ class Reveal(Process):
         return self.before(x_next, n)
 
     def before(self, x: Tensor, n: Steps) -> Tensor:
-        """x (..., B, dim) with the angles from n on taken away."""
+        """x (..., B, dim) with what comes from n on taken away."""
         index = torch.arange(self.space.dim, device=x.device)
         kept = index < (n if isinstance(n, int) else n[:, None, None])
         return torch.where(kept, x, 0.0)
@@ -82,13 +88,22 @@ class Reveal(Process):
 class TorsionPolicy(Policy):
     """The forward side of `Reveal`: one network a step, from the angles drawn before it to a mixture.
 
-    own : the columns of the angles in states (..., B, D) of `space`; the networks see these columns alone
+    own : the columns of the angles in whole states (..., B, D); the networks see these columns alone
+    labels, given : a label that is drawn before the angles, which they depend on, and its columns
     """
 
-    def __init__(self, process: Reveal, config: TorsionConfig, generator: torch.Generator, own: slice) -> None:
+    def __init__(
+        self,
+        process: Reveal,
+        config: TorsionConfig,
+        generator: torch.Generator,
+        own: slice,
+        labels: Space | None = None,
+        given: slice = slice(0),  # noqa: B008, a slice is immutable
+    ) -> None:
         super().__init__()
-        self.process, self.config, self.own = process, config, own
-        self.density = AngleMixtures(process.space, config, generator)
+        self.process, self.config, self.own, self.given = process, config, own, given
+        self.density = AngleMixtures(process.space, config, generator, labels)
         self._log_density: Network = self.density.forward
 
     def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> TorsionPolicy:
@@ -98,12 +113,16 @@ class TorsionPolicy(Policy):
 
     def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
         new = torch.arange(self.process.space.dim, device=x.device) == (n if isinstance(n, int) else n[:, None, None])
-        return self._log_density(torch.where(new, x_next[..., self.own], x[..., self.own]), n)
+        return self._log_density(self._seen(torch.where(new, x_next[..., self.own], x[..., self.own]), x), n)
+
+    def _seen(self, angles: Tensor, x: Tensor) -> Tensor:
+        """What the networks see of whole states x (..., B, D): angles (..., B, dim), and the label behind them."""
+        return torch.cat([angles, x[..., self.given]], dim=-1) if self.density.labels else angles
 
     def sample_step(
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        log_weight, mean, log_var = self.density.mixture(x[..., self.own], n)
+        log_weight, mean, log_var = self.density.mixture(self._seen(x[..., self.own], x), n)
         if exploration:
             log_var = (log_var + 2.0 * math.log1p(exploration)).clamp_max(2.0 * math.log(MAX_STD))
         picked = torch.multinomial(log_weight.exp(), 1, generator=generator)  # (B, 1)
@@ -116,17 +135,63 @@ class TorsionPolicy(Policy):
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
         """-log p_F of each angle given those before it, exact; each of the states that are taken trains every angle."""
         steps = torch.arange(self.process.n_steps, device=x_data.device)
-        return -self._log_density(x_data[None, : self.config.states, self.own], steps).mean(-1)
+        x = x_data[None, : self.config.states]
+        return -self._log_density(self._seen(x[..., self.own], x), steps).mean(-1)
+
+
+class LabelPolicy(Policy):
+    """The forward side of `Reveal` for one label, the first thing drawn: a probability for every choice.
+
+    own : the column of the label in whole states (..., B, D)
+    """
+
+    def __init__(self, process: Reveal, own: slice) -> None:
+        super().__init__()
+        (self.part,) = process.space.parts
+        self.process, self.own = process, own
+        self.logits = nn.Parameter(torch.zeros(self.part.choices))
+
+    def log_probabilities(self) -> Tensor:
+        """(choices,), the logarithms of the choices' probabilities."""
+        return (_LABEL_GAIN * self.logits).log_softmax(-1)
+
+    def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> LabelPolicy:
+        return self  # there is no network
+
+    def log_prob(self, x_next: Tensor, x: Tensor, n: Steps) -> Tensor:
+        return self._log_prob(x_next[..., self.own])
+
+    def _log_prob(self, label: Tensor) -> Tensor:
+        """(...) of labels (..., 1)."""
+        return self.log_probabilities()[label[..., 0].long()]
+
+    def sample_step(
+        self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        log_p = (self.log_probabilities() / (1.0 + exploration)).log_softmax(-1)
+        picked = torch.multinomial(log_p.exp(), len(x), replacement=True, generator=generator)
+        x_next = x.clone()
+        x_next[:, self.own] = picked[:, None].to(x)
+        return x_next, log_p[picked]
+
+    def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
+        return -self._log_prob(x_data[:, self.own]).mean(-1, keepdim=True)
 
 
 class AngleMixtures(nn.Module):
-    """The conditional densities of the angles of `space`, each a mixture of wrapped normals."""
+    """The conditional densities of the angles of `space`, each a mixture of wrapped normals.
 
-    def __init__(self, space: Space, config: TorsionConfig, generator: torch.Generator) -> None:
+    labels : the space of labels that they depend on, whose columns stand behind the angles in what is handed in
+    """
+
+    def __init__(
+        self, space: Space, config: TorsionConfig, generator: torch.Generator, labels: Space | None = None
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.labels = space, labels
         k, dim = config.components, space.dim
-        self.network = StepwiseMLP(space.n_features(), 3 * k, dim, config.width, config.depth, generator)
+        n_in = space.n_features() + (labels.n_features() if labels else 0)
+        self.network = StepwiseMLP(n_in, 3 * k, dim, config.width, config.depth, generator)
         centres = 2.0 * math.pi * (torch.arange(k) + 0.5) / k - math.pi
         first = torch.cat([torch.zeros(k), centres, torch.full((k,), 2.0 * math.log(_FIRST_STD))])
         self.register_buffer("first", first, persistent=False)
@@ -137,15 +202,18 @@ class AngleMixtures(nn.Module):
 
     def mixture(self, angles: Tensor, n: Steps) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log-variances (..., B, K) of angle n, given those before it in angles (..., B,
-        dim)."""
-        features = self.space.features(angles) * self.seen[n]
+        dim), with a label behind them where there is one."""
+        features = self.space.features(angles[..., : self.space.dim]) * self.seen[n]
+        if self.labels:
+            label = self.labels.features(angles[..., self.space.dim :])
+            features = torch.cat([features, label.expand(*features.shape[:-1], -1)], dim=-1)
         out = self.network(features, n).float() + self.first
         log_weight, mean, log_var = out.chunk(3, dim=-1)
         return log_weight.log_softmax(-1), mean, log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
 
     def forward(self, angles: Tensor, n: Steps) -> Tensor:
-        """log density of angle n given those before it, (..., B), of angles (..., B, dim); for steps n (S,) angles may
-        be (1, B, dim), the same states for every step."""
+        """log density of angle n given those before it, (..., B), of angles (..., B, dim), with a label behind them
+        where there is one; for steps n (S,) angles may be (1, B, dim), the same states for every step."""
         mixture = self.mixture(angles, n)
         if isinstance(n, int):
             return _log_mixture(angles[..., n], *mixture)

@@ -101,23 +101,31 @@ def amides(molecule: Molecule) -> list[tuple[str, str]]:
     ]
 
 
-def oddities(molecule: Molecule) -> list[str]:
-    """What a user may not have meant or expect: D amino acids, cis amides, charges in vacuum, ring conformers."""
+def oddities(molecule: Molecule, searched: bool = True) -> list[str]:
+    """What a user may not have meant or expect: D amino acids, cis amides, charges in vacuum, and conformers of rings,
+    which are `searched` for or not."""
     found = [f"{c}: a D amino acid; it is kept as it is" for c in stereocentres(molecule) if c.endswith("(D)")]
-    found += [f"the amide {label} is cis; it is kept as it is" for label, side in amides(molecule) if side == "cis"]
+    free = {molecule.graph.isomeric_amides.index(amide) for amide in molecule.free_amides}
+    found += [
+        f"the amide {label} is cis; it is kept as it is"
+        for k, (label, side) in enumerate(amides(molecule))
+        if side == "cis" and k not in free
+    ]
     charge = net_charge(molecule)
     if charge is not None and abs(charge) > 0.5 and solvent(molecule) == "vacuum":
         found.append(f"a charge of {charge:+.0f} e in vacuum: charged groups collapse onto each other")
-    return found + ring_cautions(molecule)
+    return found + ring_cautions(molecule, searched)
 
 
-def ring_cautions(molecule: Molecule) -> list[str]:
-    """One sentence for each ring whose other conformers would be missed."""
+def ring_cautions(molecule: Molecule, searched: bool) -> list[str]:
+    """One sentence for each ring that may have other conformers, which are `searched` for or missed."""
     cautions = []
+    said = (
+        "those that hot dynamics find are sampled"
+        if searched
+        else "only those near that of the input structure are sampled"
+    )
     for ring in molecule.graph.flexible_rings:
         atoms = " ".join(molecule.atom_labels[k] for k in ring[:3])
-        cautions.append(
-            f"the ring of {len(ring)} atoms with {atoms} may have other conformers: only those near that of the input "
-            "structure are sampled"
-        )
+        cautions.append(f"the ring of {len(ring)} atoms with {atoms} may have other conformers: {said}")
     return cautions

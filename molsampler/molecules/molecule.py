@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.basis.graph import Graph
+from molsampler.basis.graph import Graph, Quadruple
 from molsampler.basis.units import thermal_energy
 from molsampler.molecules.topology import bonded_pairs, graph_of, spring_bonds
+
+Amides = Literal["kept", "free"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Molecule:
     system : openmm.System without constraints, virtual sites or periodic box
     positions : (N, 3) float64, nm, the input structure
     temperature : K
+    amides : whether an amide outside rings keeps the side, cis or trans, of the input structure, or takes both
     """
 
     name: str
@@ -29,6 +33,7 @@ class Molecule:
     system: openmm.System
     positions: np.ndarray
     temperature: float
+    amides: Amides = "kept"
 
     @property
     def n_atoms(self) -> int:
@@ -58,6 +63,14 @@ class Molecule:
     def atom_labels(self) -> tuple[str, ...]:
         """One readable label an atom, such as 'ALA2-CA', for messages."""
         return self.graph.labels
+
+    @property
+    def free_amides(self) -> tuple[Quadruple, ...]:
+        """The atoms (x, C, N, y) of each amide that is sampled both cis and trans; those in rings never are."""
+        if self.amides == "kept":
+            return ()
+        rings = self.graph.ring_bonds
+        return tuple(q for q in self.graph.isomeric_amides if (min(q[1:3]), max(q[1:3])) not in rings)
 
     @property
     def bonds(self) -> tuple[tuple[int, int], ...]:

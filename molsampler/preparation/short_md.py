@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from molsampler.basis.errors import InputError
@@ -36,11 +37,17 @@ class SetupConfig:
 
 
 def short_md(
-    molecule: Molecule, energy: Energy, setup: SetupConfig, generator: torch.Generator, device: str
+    molecule: Molecule,
+    energy: Energy,
+    setup: SetupConfig,
+    generator: torch.Generator,
+    device: str,
+    structure: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Frames (M, N, 3) nm of an MD run from the input structure."""
+    """Frames (M, N, 3) nm of an MD run from a structure (N, 3) nm, by default the input's."""
     dynamics = Langevin(energy, molecule.masses, molecule.temperature, setup.timestep, setup.friction)
-    start = torch.tensor(molecule.positions, dtype=torch.float32, device=device)
+    structure = molecule.positions if structure is None else structure
+    start = torch.tensor(structure, dtype=torch.float32, device=device)
     frames: list[torch.Tensor] = []
     with energy.counter.purpose("md"):
         state = dynamics.start(start.expand(setup.chains, -1, -1).contiguous(), generator)

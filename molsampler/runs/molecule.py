@@ -14,13 +14,16 @@ from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, setting, table
 from molsampler.diffusion.kinds import make_process
+from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.pieces import piece_torsions
 from molsampler.molecules.energy.choice import check_energy, make_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.facts import oddities
 from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
+from molsampler.preparation.pieces import PiecesConfig, find_pieces, make_atlas
 from molsampler.preparation.short_md import SetupConfig, short_md
 from molsampler.preparation.start import agree, prepare
 from molsampler.runs.loop import (
@@ -81,6 +84,7 @@ class RunConfig:
         4096, "annealed chains made at the end, apart from training, to judge the policy by; 0 for none", low=0
     )
     setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
+    pieces: PiecesConfig = table(PiecesConfig, "ring conformers, and amides that are free to be cis and trans")
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 
 
@@ -108,6 +112,7 @@ def check(config: RunConfig) -> None:
     check_settings(config)
     molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
     check_energy(molecule, config.backend, config.platform, config.device)
+    _check_pieces(config, molecule)
     chart = Chart(molecule)
     make_process(chart.space, config.train.schedule)
     states = {"setup: chains times length / interval": config.setup.frames}
@@ -119,6 +124,23 @@ def check(config: RunConfig) -> None:
                 f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
                 f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
             )
+
+
+def _check_pieces(config: RunConfig, molecule: Molecule) -> None:
+    """InputError where a molecule that may be in pieces is asked for what pieces do not allow."""
+    if not config.pieces.chains or not len(piece_torsions(molecule)):
+        return
+    if config.train.objective == "reverse_kl":
+        raise InputError(
+            f"'{molecule.name}' may be in several pieces, between which objective = \"reverse_kl\" cannot "
+            "differentiate: use another objective, or pieces.chains = 0 for the conformer of the input structure"
+        )
+    forms = 2 ** len(molecule.free_amides)
+    if forms > config.pieces.most:
+        raise InputError(
+            f"'{molecule.name}' has {len(molecule.free_amides)} free amides, whose {forms} forms are more than "
+            f'pieces.most = {config.pieces.most}: raise it, or leave out amides = "free" in its system.toml'
+        )
 
 
 def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
@@ -206,17 +228,19 @@ def start(config: RunConfig, run: RunDirectory, say: Say = print) -> Job:
 def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirectory, begun: float, say: Say) -> Job:
     generator = ranks.generator(config.train.seed, config.device)
     say(f"{molecule.name}: {molecule.n_atoms} atoms at {molecule.temperature:g} K, energy by {type(energy).__name__}")
-    for oddity in oddities(molecule):
+    for oddity in oddities(molecule, searched=config.pieces.chains > 0):
         say(f"warning: {oddity}")
     tell_idle(config, say)
-    chart = Chart(molecule, device=config.device)
-    part = dataclasses.replace(config.setup, chains=ranks.share(config.setup.chains))
-    chart.fit(ranks.gathered(short_md(molecule, energy, part, generator, config.device)))
+    chart = _coordinates(config, molecule, energy, generator, say)
     agree(chart)
     say(f"short MD: standardised {chart.n_stiff} stiff coordinates (condition number {chart.condition_number:.0f})")
     target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
     annealed = config.train.start == "annealed"
     prefill = prepare(target, per_rank(config.train).anneal, generator, say) if annealed else None
+    if prefill is not None and isinstance(chart, Atlas):
+        label = ranks.gathered(prefill.state.x[:, -1]).long()
+        shares = torch.bincount(label, minlength=len(chart.charts)) / len(label)
+        say("annealing: pieces hold " + ", ".join(f"{100 * share:.1f} %" for share in shares.tolist()))
     trainer = Trainer(target, config.train, generator, config.device, say)
     trainer.begin(prefill)
     buffer = trainer.behaviours.buffer
@@ -236,15 +260,31 @@ def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirec
     return job
 
 
+def _coordinates(
+    config: RunConfig, molecule: Molecule, energy: Energy, generator: torch.Generator, say: Say
+) -> Chart | Atlas:
+    """The first coordinates: a chart standardised on short MD, or where the molecule is in several pieces an atlas of
+    them (collective)."""
+    chart = Chart(molecule, device=config.device)
+    setup = dataclasses.replace(config.setup, chains=ranks.share(config.setup.chains))
+    if config.pieces.chains and len(piece_torsions(molecule)):
+        found = find_pieces(molecule, energy, config.pieces, chart, generator)
+        heights = (found.energies - found.energies[0]) * molecule.beta
+        say(f"pieces: {len(found)} minima, at {', '.join(f'{height:.1f}' for height in heights.tolist())} RT")
+        atlas = make_atlas(molecule, energy, chart, found, setup, generator, say)
+        if atlas is not None:
+            return atlas
+    return chart.fit(ranks.gathered(short_md(molecule, energy, setup, generator, config.device)))
+
+
 def resume(config: RunConfig, state: dict, run: RunDirectory, say: Say = print) -> Job:
     """The run of a checkpoint's `state`; rows of metrics.csv after it are dropped."""
     begun = time.perf_counter()
     config = settle(config)
     molecule, energy = _foundations(config, say)
     try:
-        chart = Chart(molecule, device=config.device)
         with restoring(run / "checkpoint.pt"):
-            chart.load_state_dict(state["coordinates"])
+            chart = coordinates_from(molecule, state["coordinates"], device=config.device)
         target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
         trainer = Trainer(target, config.train, torch.Generator(config.device), config.device, say)
         with restoring(run / "checkpoint.pt"):

@@ -19,6 +19,7 @@ def _smoke() -> RunConfig:
         samples=512,
         coverage=512,
         setup={"chains": 64, "burn_in": 0.2, "length": 0.4, "interval": 0.01},
+        pieces={"chains": 32, "length": 3.0, "quenched": 4},
         train={
             "warm_updates": 60,
             "updates": 40,

@@ -10,8 +10,10 @@ import torch
 from tqdm import tqdm
 
 from molsampler.analysis.analyse import Subject, analyse
+from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
+from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
@@ -104,10 +106,8 @@ def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return positions.numpy(), potential.numpy(), log_r.numpy()
 
 
-def _double_chart(job: Job) -> Chart:
-    chart = Chart(job.molecule, dtype=torch.float64)
-    chart.load_state_dict(job.target.coordinates.state_dict())
-    return chart
+def _double_chart(job: Job) -> Chart | Atlas:
+    return coordinates_from(job.molecule, job.target.coordinates.state_dict(), torch.float64)
 
 
 def reference_log_weights(job: Job, reference: Reference) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def _conclude(job: Job, figures: dict) -> dict:
         reference_log_weights=backward,
         reference_frames=frames,
         details=[
-            ("coordinates", f"{chart.n_stiff} on the line, {chart.n_soft} circular torsions"),
+            ("coordinates", _coordinates(chart)),
             ("energy", type(job.energy).__name__),
             ("steps", str(config.train.schedule.n_steps)),
             ("updates", f"{trainer.warm_updates:,} of denoising, {trainer.updates:,} of {config.train.objective}"),
@@ -168,11 +168,21 @@ def _conclude(job: Job, figures: dict) -> dict:
         ),
         command=f"python {' '.join(sys.argv)}",
         independent=independent_states(job),
-        cautions=[f"{caution[0].upper()}{caution[1:]}." for caution in ring_cautions(job.molecule)],
+        cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
+        pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
     )
     metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
+
+
+def _coordinates(chart: Chart | Atlas) -> str:
+    text = f"{chart.n_stiff} on the line, {chart.n_soft} circular torsions"
+    return f"{text}, in {len(chart.charts)} pieces" if isinstance(chart, Atlas) else text
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def training_figures(job: Job) -> dict:

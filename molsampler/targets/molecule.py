@@ -17,6 +17,7 @@ from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.counter import EvaluationCounter
+from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.dynamics.langevin import Langevin
@@ -32,13 +33,18 @@ MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to foll
 
 
 class MoleculeTarget(Target):
-    """R on the chart of a molecule.
+    """R on the chart of a molecule, or on the atlas of one in several pieces.
 
     compile : compile the chart's two kernels by torch.compile (torch energy only, which compiles its own if asked to)
     """
 
     def __init__(
-        self, molecule: Molecule, chart: Chart, energy: Energy, compile: bool = True, say: Callable[[str], None] = print
+        self,
+        molecule: Molecule,
+        chart: Chart | Atlas,
+        energy: Energy,
+        compile: bool = True,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.molecule, self.coordinates, self.energy = molecule, chart, energy
         self.counter = energy.counter

@@ -21,7 +21,7 @@ from molsampler.basis.space import Space
 from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
-from molsampler.diffusion.torsions import TorsionPolicy
+from molsampler.diffusion.torsions import LabelPolicy, TorsionPolicy
 from molsampler.diffusion.twist import Twist
 from molsampler.training.config import BY_TRAJECTORY, OptimiserConfig, TrainConfig
 from molsampler.training.soap import SOAP, soap_groups
@@ -64,7 +64,8 @@ class Learner:
         self.balanced_policy, self.denoised = self.training_policy, []
         if config.balanced == "torsions" and config.objective in BY_TRAJECTORY:
             self.balanced_policy, self.denoised = apart(self.training_policy)
-        self._mixtures = [p for m in self.policy.modules() if isinstance(m, TorsionPolicy) for p in m.parameters()]
+        drawn = (LabelPolicy, TorsionPolicy)
+        self._mixtures = [p for m in self.policy.modules() if isinstance(m, drawn) for p in m.parameters()]
         self._noising, self._noising_pace = list(self.process.parameters()), config.noising.pace
         own = {id(p) for p in [*self._mixtures, *self._noising]}
         self._rest = [p for p in self.policy.parameters() if id(p) not in own]

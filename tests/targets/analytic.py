@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from molsampler.basis.space import Circle, Line, Space
+from molsampler.basis.space import Circle, Label, Line, Space
 from molsampler.targets.target import Target
 
 
@@ -107,3 +107,41 @@ class Skewed(Target):
         line = (-uniform.log()).sum(1).log()
         angle = line + sample_von_mises(self.kappa, n, generator)
         return self.space.wrap(torch.stack([line, angle], 1)).float()
+
+
+class Labelled(Target):
+    """On R x T x {0, 1, 2}: pieces of weights 0.75, 0.2 and 0.05, in each a normal density times von Mises'."""
+
+    share = (0.75, 0.2, 0.05)
+    centre = ((-0.5, -1.4), (0.6, 2.6), (0.0, 0.5))
+    spread = ((0.8, 2.0), (1.1, 3.0), (0.7, 1.0))
+
+    def __init__(self, log_z: float = 0.0) -> None:
+        super().__init__()
+        self.log_z = log_z
+        self.space = Space.of(1, 1, choices=len(self.share))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        pieces = [
+            self.log_z
+            + math.log(share)
+            - 0.5 * ((x[..., 0] - m) / s).square()
+            - math.log(s * math.sqrt(2.0 * math.pi))
+            + log_von_mises(x[..., 1] - mu, kappa)
+            for share, (m, mu), (s, kappa) in zip(self.share, self.centre, self.spread, strict=True)
+        ]
+        return torch.stack(pieces, -1).gather(-1, x[..., 2:].long())[..., 0]
+
+    def sample(self, generator: torch.Generator, n: int) -> Tensor:
+        label = torch.multinomial(torch.tensor(self.share), n, replacement=True, generator=generator)
+        noise = torch.randn(n, generator=generator)
+        x = torch.empty(n, 3)
+        for k, ((m, mu), (s, kappa)) in enumerate(zip(self.centre, self.spread, strict=True)):
+            own = torch.stack([m + s * noise, mu + sample_von_mises(kappa, n, generator).float()], 1)
+            x[:, :2] = torch.where((label == k)[:, None], own, x[:, :2])
+        x[:, 2] = label.float()
+        return self.space.wrap(x)
+
+    def piece_shares(self, x: Tensor) -> Tensor:
+        """(B, 3), 1 at the piece of each state."""
+        return self.space.only(Label).features(x[:, 2:])

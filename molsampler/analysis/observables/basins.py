@@ -1,4 +1,4 @@
-"""Populations of the basins of a Ramachandran map, and their free energies, with errors."""
+"""Populations of the basins of a Ramachandran map, or of a molecule's pieces, and their free energies, with errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.statistics.bootstrap import Weighting
 from molsampler.analysis.statistics.estimates import Estimate, independent_blocks
@@ -19,7 +20,7 @@ POSITIVE_PHI = "phi > 0"
 
 @dataclass(frozen=True)
 class ResidueBasins:
-    """The basins of one residue's map in one ensemble.
+    """The basins of one residue's map in one ensemble, or the molecule's pieces.
 
     residue : its label, such as "ALA2"
     populations : fractions by basin name, and of "phi > 0"
@@ -29,7 +30,7 @@ class ResidueBasins:
     """
 
     residue: str
-    basins: Basins
+    basins: Basins | Pieces
     populations: dict[str, Estimate]
     free_energies: dict[str, Estimate]
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -50,24 +51,24 @@ def deviation(value: float, span: tuple[float, float], other: float, other_span:
     return gap / error if math.isfinite(error) and error > 0 else None
 
 
-def indicators(basins: Basins, angles: np.ndarray) -> np.ndarray:
+def indicators(basins: Basins | Pieces, angles: np.ndarray) -> np.ndarray:
     """(..., k + 1) bool: whether angles (..., 2), radians, lie in each of the k basins, and whether phi > 0; (..., k)
-    for wells of one torsion, angles (..., 1)."""
-    flat = np.asarray(angles).reshape(-1, basins.labels.ndim)
+    for wells of one torsion, angles (..., 1), and for pieces, angles (..., T)."""
+    flat = np.asarray(angles).reshape(-1, basins.dimension)
     label = basins.assign(flat)
     columns = [label == k for k in range(len(basins.names))]
-    inside = np.stack([*columns, flat[:, 0] > 0] if basins.labels.ndim == 2 else columns, -1)
+    inside = np.stack([*columns, flat[:, 0] > 0] if basins.maps_phi else columns, -1)
     return inside.reshape(*np.shape(angles)[:-1], -1)
 
 
-def state_names(basins: Basins) -> tuple[str, ...]:
+def state_names(basins: Basins | Pieces) -> tuple[str, ...]:
     """What the columns of `indicators` are."""
-    return (*basins.names, POSITIVE_PHI) if basins.labels.ndim == 2 else basins.names
+    return (*basins.names, POSITIVE_PHI) if basins.maps_phi else basins.names
 
 
 def residue_basins(
     residue: str,
-    basins: Basins,
+    basins: Basins | Pieces,
     means: np.ndarray,
     covariance: np.ndarray,
     temperature: float,
@@ -109,13 +110,13 @@ def free_energies(
 
 def weighted_basins(
     residue: str,
-    basins: Basins,
+    basins: Basins | Pieces,
     angles: np.ndarray,
     weighting: Weighting,
     temperature: float,
     against: str | None = None,
 ) -> ResidueBasins:
-    """Of weighted samples at angles (n, 2) radians; errors from their bootstrap, or where fewer than FEW effective
+    """Of weighted samples at angles (n, d) radians; errors from their bootstrap, or where fewer than FEW effective
     samples lie in a state, or outside of it, from `few`."""
     flags = indicators(basins, angles)
     inside = flags.astype(np.float64)
@@ -147,10 +148,12 @@ def _few_free_energies(found: ResidueBasins, there: list[Counted], zero: int, te
             found.free_energies[name] = Estimate(value, (span[1] - span[0]) / 2)
 
 
-def counted_basins(residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float) -> ResidueBasins:
-    """Of equally weighted frames at angles (n, 2) radians, correlated but for their `ladder` (n,) int; jackknife errors
-    over the ladders, basins as the frames have them."""
-    basins = find_basins(angles)
+def counted_basins(
+    residue: str, angles: np.ndarray, ladder: np.ndarray, temperature: float, basins: Basins | Pieces | None = None
+) -> ResidueBasins:
+    """Of equally weighted frames at angles (n, d) radians, correlated but for their `ladder` (n,) int; jackknife errors
+    over the ladders, basins as the frames have them unless they are given."""
+    basins = basins or find_basins(angles)
     inside = indicators(basins, angles).astype(np.float64)
     blocks = independent_blocks(ladder)
     sizes = np.bincount(blocks)

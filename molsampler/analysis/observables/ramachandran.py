@@ -46,6 +46,16 @@ class Basins:
     names: tuple[str, ...]
     centres: np.ndarray
 
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self.labels.ndim
+
+    @property
+    def maps_phi(self) -> bool:
+        """Whether the first angle is phi, whose sign is a state too."""
+        return self.dimension == 2
+
     def assign(self, angles: np.ndarray) -> np.ndarray:
         """(n,) int basin of each of angles (n, d), radians."""
         return self.labels.ravel()[flat_cells(angles, len(self.labels))]

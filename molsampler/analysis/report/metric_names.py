@@ -57,6 +57,8 @@ WEIGHTS = (
 BASINS = (
     Figure("population_<residue>_<basin>", "", "population of a basin of the Ramachandran map, or of phi > 0"),
     Figure("free_energy_<residue>_<basin>", "kJ/mol", "free energy of a basin against the most populated one"),
+    Figure("population_pieces_<piece>", "", "population of a piece: a conformer of the rings, a cis or trans amide"),
+    Figure("free_energy_pieces_<piece>", "kJ/mol", "free energy of a piece against the most populated one"),
 )
 
 COVERAGE = (

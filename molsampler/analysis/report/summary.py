@@ -15,7 +15,7 @@ from molsampler.analysis.report.metric_names import find
 from molsampler.analysis.report.page import HEAVY, BasinRow, Picture, Report, Verdict, greek, number, percent, picture
 from molsampler.analysis.report.viewer_data import viewer_data
 from molsampler.analysis.statistics.estimates import Estimate
-from molsampler.analysis.study import ResidueFindings, Study
+from molsampler.analysis.study import PIECES, StateFindings, Study
 
 METHOD = (
     "A diffusion policy turns a draw from a simple prior into a conformation in a fixed number of steps. It was trained"
@@ -39,8 +39,8 @@ def deviation(found: Estimate, known: Estimate) -> float | None:
     return (found.value - known.value) / error if math.isfinite(error) and error > 0 else None
 
 
-def basin_rows(findings: ResidueFindings) -> list[BasinRow]:
-    """One row a basin and one for phi > 0, with the reference beside it."""
+def basin_rows(findings: StateFindings) -> list[BasinRow]:
+    """One row a state, a residue's basins and phi > 0 or the molecule's pieces, with the reference beside it."""
     first, known = next(iter(findings.samples.values())), findings.reference
     rows = []
     for name, estimate in first.populations.items():
@@ -181,7 +181,10 @@ def _judge_map(judge: _Judge, metrics: dict[str, Any]) -> None:
 def build_report(study: Study, metrics: dict[str, Any]) -> Report:
     """The report of an analysed run; `metrics` as in metrics.json."""
     run, subject, samples = study.run, study.subject, study.samples
+    mapped = [findings.pair.residue for findings in study.residues]
     residues = [(findings.pair.residue, basin_rows(findings)) for findings in study.residues]
+    if study.pieces is not None:
+        residues.append((PIECES, basin_rows(study.pieces)))
     topology = samples.trajectory.topology
     molecule = [("name", subject.name), ("residues", "-".join(residue.name for residue in topology.residues))]
     molecule += [("formula", _formula(topology)), ("atoms", str(topology.n_atoms))]
@@ -200,7 +203,7 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         verdict=judge(study, residues, metrics),
         map=_map(study),
         residues=residues,
-        compared=compared_rows(metrics, [name for name, _ in residues]) if study.reference is not None else [],
+        compared=compared_rows(metrics, mapped) if study.reference is not None else [],
         compared_text=_compared_text(study, metrics),
         pictures=_pictures(study, metrics, beside),
         figures=figures,

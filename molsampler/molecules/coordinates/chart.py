@@ -31,12 +31,14 @@ class Charted(NamedTuple):
     placed : atoms and the frames they were placed by; `placed.positions` is (3, N, B) nm
     log_det : (B,), log |dx/dz|
     bonds, angles : (N, B) nm and radians, one row an atom; rows that have none hold zeros
+    taken : (K, B), 1 at the piece of an atlas that a state lies in, 0 elsewhere; None of a single chart
     """
 
     placed: Placed
     log_det: Tensor
     bonds: Tensor
     angles: Tensor
+    taken: Tensor | None = None
 
 
 class Chart(Coordinates):
@@ -155,7 +157,7 @@ class Chart(Coordinates):
         """Standardises anew by states (M, dim) on this chart and grad log R there: as near to a standard normal at
         fixed soft torsions as a linear map can be, and a shear of these (whitening.py); returns self. Raises as
         `standardise`."""
-        self._require_fit()
+        self.require_fit()
         assert self.mean is not None
         n = self.n_stiff
         found = nearest_normal(z[:, :n], z[:, n:], score)
@@ -219,7 +221,7 @@ class Chart(Coordinates):
         self._work_inverse = self._inverse.to(self.device, self.dtype)
         self._work_shear = self.shear.to(self.device, self.dtype)
 
-    def _require_fit(self) -> None:
+    def require_fit(self) -> None:
         if self.mean is None:
             raise RuntimeError("the chart has no standardisation yet: call fit or load_state_dict first")
 
@@ -227,11 +229,15 @@ class Chart(Coordinates):
 
     def place_batch_last(self, z: Tensor) -> Charted:
         """z (dim, B) -> Charted: atoms in a fixed frame and log |dx/dz|, all with the batch as the last axis."""
-        self._require_fit()
+        self.require_fit()
         # addmm's epilogue costs nothing, and one product does standardisation, order and relative torsions at once.
-        bonds, angles, torsions = torch.addmm(self._offset, self._linear, z).split(self.n_atoms)
+        return self.place_rows(torch.addmm(self._offset, self._linear, z), self._log_scale)
+
+    def place_rows(self, rows: Tensor, log_scale: Tensor | float) -> Charted:
+        """Rows (3 N, B), the bonds, angles and resolved torsions of every atom, and log |d rows / dz| -> Charted."""
+        bonds, angles, torsions = rows.split(self.n_atoms)
         placed = self.internal.placement.place(bonds, angles, torsions)
-        return Charted(placed, log_abs_det(bonds[1:], angles[2:], dim=0) + self._log_scale, bonds, angles)
+        return Charted(placed, log_abs_det(bonds[1:], angles[2:], dim=0) + log_scale, bonds, angles)
 
     def pull_back(self, charted: Charted, gradient: Tensor) -> Tensor:
         """d(f + log |dx/dz|)/dz (dim, B) of a function f whose gradient by positions is `gradient` (3, N, B).
@@ -239,11 +245,15 @@ class Chart(Coordinates):
         By forces and torques, without a graph, at the cost of placing; for f = log density of positions it is the
         score of z. The same as autograd through `to_natural` gives.
         """
+        return self._linear.T @ self.pull_back_to_rows(charted, gradient)
+
+    def pull_back_to_rows(self, charted: Charted, gradient: Tensor) -> Tensor:
+        """The same by the rows (3 N, B) of `place_rows` instead of z."""
         by_bond, by_angle, by_torsion = self.internal.placement.pull_back(charted.placed, charted.bonds, gradient)
         slopes = log_abs_det_slopes(charted.bonds[1:], charted.angles[2:])
         by_bond = by_bond + pad(slopes[0], (0, 0, 1, 0))
         by_angle = by_angle + pad(slopes[1], (0, 0, 2, 0))
-        return self._linear.T @ torch.cat([by_bond, by_angle, by_torsion])
+        return torch.cat([by_bond, by_angle, by_torsion])
 
     def to_natural(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, dim) -> positions (B, N, 3) nm in a fixed frame and log |dx/dz| (B,), so that on the support
@@ -256,12 +266,8 @@ class Chart(Coordinates):
     ) -> tuple[Tensor, Tensor]:
         """States (B, dim) and grad log R there with each of these rotors turned by a random number of places: states
         of the same density where the energy takes the atoms of a rotor for the same."""
-        n, line, by_line, by_soft = (
-            self.n_stiff,
-            z[:, : self.n_stiff],
-            score[:, : self.n_stiff],
-            score[:, self.n_stiff :],
-        )
+        n = self.n_stiff
+        line, by_line, by_soft = z[:, :n], score[:, :n], score[:, n:]
         turned, by_turned = z.clone(), score.clone()
         for columns in self._rotor_columns(rotors):
             stiff, own = columns.stiff, columns.own
@@ -296,7 +302,7 @@ class Chart(Coordinates):
 
     def to_standard(self, positions: Tensor) -> Tensor:
         """positions (B, N, 3) nm in any frame -> z (B, dim); stiff torsions within pi of their mean."""
-        self._require_fit()
+        self.require_fit()
         raw = self._raw(positions)
         deviation = raw[:, : self.n_stiff] - self._work_mean
         rigid, torsions = deviation[:, : self._n_rigid], deviation[:, self._n_rigid :]
@@ -313,7 +319,7 @@ class Chart(Coordinates):
     def inside(self, z: Tensor, positions: Tensor | None = None) -> Tensor:
         """z (B, dim) -> (B,) bool: bonds positive, angles in (0, pi), stiff torsions within pi of their mean,
         stereochemistry as in the input structure. `positions` (B, N, 3), if given, are not computed again."""
-        self._require_fit()
+        self.require_fit()
         if positions is None:
             positions = self.to_natural(z)[0]
         deviation = z[:, : self.n_stiff] @ self._work_scale.T
@@ -325,9 +331,15 @@ class Chart(Coordinates):
 
     # Keeping
 
+    @property
+    def affine(self) -> tuple[Tensor, Tensor, float]:
+        """linear (3 N, dim), offset (3 N, 1) and log |det| of the map from z to the rows of `place_rows`."""
+        self.require_fit()
+        return self._linear, self._offset, self._log_scale
+
     def state_dict(self) -> dict:
         """The measurements and what they belong to: tensors and plain Python only."""
-        self._require_fit()
+        self.require_fit()
         return {
             "mean": self.mean,
             "covariance": self.covariance,

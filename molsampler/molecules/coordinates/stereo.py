@@ -1,4 +1,4 @@
-"""Stereochemistry as in the input structure: handedness of tetrahedral atoms, cis or trans at each amide.
+"""Stereochemistry as in the input structure: handedness of tetrahedral atoms, cis or trans at each amide that keeps it.
 
 Hydrogens count as labelled atoms, so CH2 and CH3 groups keep their handedness too: exchanging two hydrogens is a
 relabelling that a bounded region of narrow torsions cannot reach anyway.
@@ -25,7 +25,7 @@ class Stereochemistry:
 
     centres : (n_centres, 4) int64, the four neighbours of each tetrahedral atom
     centre_signs : (n_centres,) float64, +1 or -1, the sign of their triple product
-    amides : (n_amides, 4) int64, the atoms of each omega
+    amides : (n_amides, 4) int64, the atoms of each omega, but for amides that are free to be both
     amide_signs : (n_amides,) float64, the sign of cos(omega): -1 trans, +1 cis
     """
 
@@ -44,7 +44,8 @@ class Stereochemistry:
         unit = torch.nn.functional.normalize(positions[:, centres] - positions[:, middle], dim=-1)  # (1, n, 4, 3)
         own = torch.arange(4 * len(centres)).reshape(-1, 4)
         centres = centres[triple_products(unit.reshape(1, -1, 3), own)[0].abs() > FLAT]
-        amides = torch.tensor(molecule.graph.amides, dtype=torch.long).reshape(-1, 4)
+        kept = [amide for amide in molecule.graph.amides if amide not in molecule.free_amides]
+        amides = torch.tensor(kept, dtype=torch.long).reshape(-1, 4)
         return cls(
             centres,
             triple_products(positions, centres)[0].sign(),

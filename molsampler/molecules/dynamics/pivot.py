@@ -32,7 +32,8 @@ class PivotBonds:
 
     @classmethod
     def of_molecule(cls, molecule: Molecule) -> PivotBonds:
-        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned.
+        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned, and
+        those of amides that are free to be cis and trans, which dynamics alone would not turn.
 
         Bonds that would turn nothing but hydrogens on one atom, such as methyl rotors, are left to dynamics. There may
         be none at all (K = 0).
@@ -40,15 +41,16 @@ class PivotBonds:
         graph = molecule.graph
         inner = [b for b in graph.bonds if b not in graph.ring_bonds and all(len(graph.neighbours[k]) > 1 for k in b)]
         barriers = torsion_barriers(molecule, inner)
+        free = {tuple(sorted(amide[1:3])) for amide in molecule.free_amides}
         axes, moved = [], []
         for i, j in inner:
             side = graph.beyond(j, i)
             if 2 * len(side) > molecule.n_atoms:
                 i, j, side = j, i, graph.beyond(i, j)
             turned = set(side) - {i}
-            if barriers[tuple(sorted((i, j)))] * molecule.beta < SOFT_BARRIER and any(
-                graph.atomic_numbers[k] != 1 for k in turned
-            ):
+            bond = tuple(sorted((i, j)))
+            turns = bond in free or barriers[bond] * molecule.beta < SOFT_BARRIER
+            if turns and any(graph.atomic_numbers[k] != 1 for k in turned):
                 axes.append((i, j))
                 moved.append([k in turned for k in range(molecule.n_atoms)])
         return cls(

@@ -48,7 +48,7 @@ def load_molecule(name_or_path: str | Path, say: Say = print) -> Molecule:
         "pdb": _from_pdb,
     }
     topology, system, positions = readers[settings.source[0]](settings, say)
-    molecule = Molecule(settings.name, topology, system, positions, settings.temperature)
+    molecule = Molecule(settings.name, topology, system, positions, settings.temperature, settings.amides)
     accept(molecule, settings.source[0])
     return molecule
 

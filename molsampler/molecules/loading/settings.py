@@ -6,9 +6,10 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from molsampler.basis.errors import InputError
+from molsampler.molecules.molecule import Amides
 
 FILE = "system.toml"
 SOURCES = (("pdb", "forcefield"), ("prmtop", "inpcrd"), ("system_xml", "pdb"), ("openmmtools",))
@@ -16,7 +17,7 @@ SOURCES = (("pdb", "forcefield"), ("prmtop", "inpcrd"), ("system_xml", "pdb"), (
 CHOICE = "pdb with forcefield, prmtop with inpcrd, system_xml with pdb, or openmmtools"
 _SOURCE_KEYS = {key for keys in SOURCES for key in keys}
 _KINDS = {"name": str, "temperature": float, "arguments": dict, "forcefield": list}
-KEYS = sorted(_SOURCE_KEYS | _KINDS.keys())
+KEYS = sorted(_SOURCE_KEYS | _KINDS.keys() | {"amides"})
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Settings:
 
     source : the keys that are given, one of SOURCES
     temperature : K
+    amides : "kept" as in the structure, or "free" to be cis and trans
     arguments : the [arguments] table as it stands
     """
 
@@ -38,6 +40,7 @@ class Settings:
     inpcrd: str = ""
     system_xml: str = ""
     openmmtools: str = ""
+    amides: Amides = "kept"
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,6 +85,8 @@ def read_settings(path: Path) -> Settings:
     for name in values.get("forcefield", []):
         if not isinstance(name, str):
             raise InputError(f"{path}: forcefield names {name!r}; it is a list of file names in quotes")
+    if values.get("amides", "kept") not in get_args(Amides):
+        raise InputError(f'{path}: amides = {values["amides"]!r} has no meaning; give "kept" or "free"')
     temperature = check_temperature(values.pop("temperature", None), f"{path}: temperature")
     values.setdefault("name", path.parent.resolve().name)
     if "forcefield" in values:

@@ -42,7 +42,8 @@ def hmc(
         share = torch.rand(len(noise), 1, generator=generator, dtype=noise.dtype, device=noise.device)
         std = scale.std(space) * (1.0 + _JITTER * (2.0 * share - 1.0))  # (B, D)
         proposal, v = _leapfrog(log_prob_and_score, space, state, std * noise, std, leapfrog_steps)
-        kinetic_gain = 0.5 * ((v / std).square() - noise.square()).sum(-1)
+        momentum = torch.where(std > 0, v / std, noise)  # labels have no spread and do not move
+        kinetic_gain = 0.5 * (momentum.square() - noise.square()).sum(-1)
         return metropolis(state, proposal, proposal.log_r - state.log_r - kinetic_gain, generator)
 
     return walk(step, state, scale, n_steps, HMC_ACCEPTANCE if adapt else None, _HMC_ADAPTATION_RATE)

@@ -5,6 +5,7 @@ Bounds are 4.5 standard errors: a false alarm once in 150,000 comparisons.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -118,6 +119,11 @@ def test_bonds_of_alanine_dipeptide_are_phi_and_psi() -> None:
     assert torch.allclose(lengths(turned), lengths(start), atol=1e-12)
     assert (bonds.moved.sum(1) <= molecule.n_atoms // 2).all()
     assert set((turned != start).any(-1).sum(1).tolist()) == {7}
+    free = PivotBonds.of_molecule(dataclasses.replace(molecule, amides="free"))
+    amides = {frozenset(amide[1:3]) for amide in molecule.graph.isomeric_amides}
+    assert {frozenset(axis) for axis in free.axes.tolist()} == {
+        frozenset(axis) for axis in bonds.axes.tolist()
+    } | amides
 
 
 def test_replica_exchange_makes_and_counts_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def test_a_pdb_with_a_force_field():
     assert {"HarmonicBondForce", "NonbondedForce", "CustomGBForce"} <= kinds
 
 
+def test_amides_outside_rings_may_be_set_free(folder):
+    kept = load_molecule(folder(peptide_toml()))
+    free = load_molecule(folder(peptide_toml(amides='"free"')))
+    assert kept.amides == "kept" and kept.free_amides == ()
+    assert free.free_amides == free.graph.isomeric_amides and len(free.free_amides) > 1
+    ring = dataclasses.replace(load_molecule("cyclo_phe_pro"), amides="free")
+    assert len(ring.graph.isomeric_amides) == 2 and ring.free_amides == ()
+
+
 def test_name_folder_and_file_mean_the_same(folder, monkeypatch):
     path = folder(peptide_toml(name='"mine"'))
     assert load_molecule(path).name == load_molecule(path / "system.toml").name == "mine"
@@ -68,6 +78,7 @@ SOURCE = "temperature = 300.0\n"
     [
         ("temperature = = 3", "cannot be read as TOML"),
         (peptide_toml(temprature="3"), "unknown key 'temprature'; known are .*temperature"),
+        (peptide_toml(amides='"both"'), 'amides = \'both\' has no meaning; give "kept" or "free"'),
         (peptide_toml(temperature="-5.0"), r"temperature = -5.0 must be a positive"),
         (peptide_toml(temperature="0"), "temperature = 0 must be a positive"),
         (peptide_toml(temperature="nan"), "temperature = nan must be a positive"),

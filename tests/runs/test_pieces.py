@@ -1,0 +1,94 @@
+"""A run on a molecule in pieces, from end to end at a size where nothing is learnt: gly with both amides free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from molsampler.analysis.observables.stereochemistry import cis
+from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
+from molsampler.molecules.coordinates.atlas import Atlas
+from molsampler.molecules.coordinates.chart import Chart
+from molsampler.runs import molecule, results
+from molsampler.runs.molecule import RunConfig
+from tests import tiny
+from tests.runs.systems import own_gly
+
+HASTY = {"chains": 4, "length": 0.01, "quenched": 1, "window": 60.0}
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def free_gly(folder: Path, **pieces) -> RunConfig:
+    """Gly in a folder of its own, its amides free, and a search that takes no time: it starts from all four forms."""
+    if not folder.exists():
+        own_gly(folder)
+        path = folder / "system.toml"
+        path.write_text(path.read_text() + 'amides = "free"\n')
+    return tiny.molecule_config(system=str(folder), pieces=HASTY | pieces, coverage=128)
+
+
+@pytest.fixture
+def config(tmp_path, threads, plain_analysis) -> RunConfig:
+    return free_gly(tmp_path / "free")
+
+
+def test_a_run_goes_over_all_pieces_and_tells_them(config, tmp_path):
+    said: list[str] = []
+    job = molecule.begin(config, tmp_path / "out", say=said.append)
+    try:
+        coordinates = job.target.coordinates
+        assert isinstance(coordinates, Atlas) and len(coordinates.charts) == 4
+        assert any(line.startswith("pieces: 4 minima, at 0.0, ") for line in said)
+        assert job.train(progress=False)
+        results.sample(job, progress=False)
+        metrics = results.conclude(job)
+        kept = job.target.coordinates.state_dict()
+        log_z = job.trainer.learner.log_z.item()
+    finally:
+        job.close()
+    shares = [metrics[f"population_pieces_piece_{k}"]["value"] for k in (1, 2, 3, 4)]
+    assert sum(shares) == pytest.approx(1.0)
+    assert sum(metrics[f"population_pieces_piece_{k}_raw"]["value"] for k in (1, 2, 3, 4)) == pytest.approx(1.0)
+    assert "coverage_z_pieces_piece_1" in metrics and "pieces" in (tmp_path / "out" / "report.html").read_text()
+    samples = job.run.load_samples()
+    # of a policy that has learnt next to nothing each form has a share, of which the input's trans-trans is one
+    assert 0.2 < cis(samples.trajectory).mean() < 0.95
+    assert np.isfinite(samples.log_weights).mean() > 0.9
+
+    again = molecule.go_on(tmp_path / "out", say=silent)
+    try:
+        assert torch.equal(again.target.coordinates.state_dict()["centres"], kept["centres"])
+        x = job.target.space.sample_prior(8, torch.Generator().manual_seed(0))
+        assert torch.equal(again.target.log_prob(x), job.target.log_prob(x))
+        assert again.trainer.learner.log_z.item() == log_z
+    finally:
+        again.close()
+
+
+def test_without_a_search_the_input_conformer_is_all_there_is(tmp_path, threads):
+    job = molecule.begin(free_gly(tmp_path / "free", chains=0), tmp_path / "out", say=silent)
+    try:
+        assert isinstance(job.target.coordinates, Chart)
+    finally:
+        job.close()
+
+
+def test_an_objective_through_the_samples_has_no_derivative_by_a_label(config, tmp_path):
+    with pytest.raises(
+        InputError, match="'free' may be in several pieces, .*: use another objective, or pieces.chains"
+    ):
+        molecule.check(change(config, train={"objective": "reverse_kl", "schedule": {"torsions": "joint"}}))
+
+
+def test_more_forms_of_amides_than_pieces_are_refused(config):
+    with pytest.raises(
+        InputError, match="'free' has 2 free amides, whose 4 forms are more than pieces.most = 3: raise"
+    ):
+        molecule.check(change(config, pieces={"most": 3}))
