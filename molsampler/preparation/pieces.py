@@ -69,7 +69,7 @@ class Pieces:
 def find_pieces(
     molecule: Molecule, energy: Energy, config: PiecesConfig, chart: Chart, generator: torch.Generator
 ) -> Pieces:
-    """Minima of hot dynamics and of its starting structures, one for each piece (collective).
+    """Minima of hot dynamics and of its starting structures, apart from each other by APART (collective).
 
     The chains start from the input structure with its free amides turned to every combination of cis and trans. Minima
     of another stereochemistry are left out.
@@ -93,7 +93,7 @@ def find_pieces(
     minima, energies = minima[low], energies[low]
     angles = torsions_of(minima.double(), torsions.to(minima.device))
     leaders = _leaders(angles)[: config.most]
-    return Pieces(torsions, *ranks.from_first([angles[leaders].cpu(), minima[leaders], energies[leaders]]))
+    return Pieces(torsions, *ranks.from_first([part[leaders].cpu() for part in (angles, minima, energies)]))
 
 
 def _turned_amides(molecule: Molecule, chart: Chart) -> Tensor:
@@ -118,7 +118,8 @@ def _hot_frames(
     """Frames (M, N, 3) nm of this rank's share of the chains, dealt out over the starting structures."""
     chains = ranks.share(config.chains)
     dynamics = Langevin(energy, molecule.masses, config.temperature, config.timestep)
-    state = dynamics.start(starts[torch.arange(chains, device=starts.device) % len(starts)], generator)
+    first = ranks.rank() * chains  # ranks go on where those before them stop
+    state = dynamics.start(starts[(first + torch.arange(chains, device=starts.device)) % len(starts)], generator)
     steps = max(round(config.length / config.timestep), 1)
     frames: list[Tensor] = []
     every = max(steps // config.quenched, 1)
@@ -145,8 +146,9 @@ def make_atlas(
     setup: SetupConfig,
     generator: torch.Generator,
     say: Callable[[str], None] = lambda text: None,
-) -> Atlas | None:
-    """An atlas of the pieces in which short MD stays, each chart standardised on it; None of one piece (collective).
+) -> Atlas | Chart | None:
+    """An atlas of the pieces in which short MD stays, each chart standardised on it; `chart` standardised there where
+    it is one piece, and None where it is none (collective).
 
     setup : with a rank's share of the chains
     """
@@ -164,10 +166,14 @@ def make_atlas(
             for k, inside in zip(kept, own, strict=True)
             if float(inside.double().mean()) >= STAYS and int(inside.sum()) > chart.n_stiff
         ]
+        enough = ranks.from_first(enough)
         if enough == kept:
             atlas = Atlas(chart, pieces.torsions, pieces.centres[kept])
             atlas.fit(torch.cat([runs[k][inside] for k, inside in zip(kept, own, strict=True)]))
             return atlas
-        say(f"pieces: {len(kept) - len(enough)} of {len(kept)} minima are no pieces of their own, for MD leaves them")
+        say(
+            f"pieces: {len(kept) - len(enough)} of {len(kept)} minima are no pieces of their own: MD leaves them, or "
+            "has too few frames there"
+        )
         kept = enough
-    return None
+    return chart.fit(runs[kept[0]]) if kept else None

@@ -128,6 +128,11 @@ def check(config: RunConfig) -> None:
 
 def _check_pieces(config: RunConfig, molecule: Molecule) -> None:
     """InputError where a molecule that may be in pieces is asked for what pieces do not allow."""
+    if molecule.free_amides and not config.pieces.chains:
+        raise InputError(
+            f"'{molecule.name}' has free amides, whose forms are searched for, and pieces.chains = 0 searches for "
+            'nothing: give it some chains, or leave out amides = "free" in its system.toml'
+        )
     if not config.pieces.chains or not len(piece_torsions(molecule)):
         return
     if config.train.objective == "reverse_kl":

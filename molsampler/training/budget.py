@@ -63,7 +63,8 @@ def plan(trainer: Trainer) -> TrainConfig:
 
     planned = numbers(0.0, each)
     if sum(planned) * each > most:  # the limit on their evaluations ends them before every round is made
-        planned = numbers(most, 0.0)
+        given = sum(n for n in (warm_updates, config.updates) if n is not None)
+        planned = numbers(most * (1.0 - given / sum(planned)), 0.0)
     warm_updates, updates = ranks.from_first(planned)
     return dataclasses.replace(config, warm_updates=warm_updates, updates=updates)
 

@@ -61,6 +61,7 @@ SIDE_CHAINS = {
 CAPS = {"ACE": "CH3-C", "NME": "N-C N-CH3"}  # the carbon of NME goes by either name
 # Molecules of one residue that is no amino acid: soft bonds, number of amides.
 OTHERS = {
+    "cyclohexanol": ("C1-O1", 0),
     "paracetamol": ("C14-C15 N21-C22 C25-O28", 1),
     "ALAD": ("CL-CLP NL-CA CA-CRP CA-CB NR-CR", 2),
 }

@@ -97,9 +97,10 @@ def test_only_minima_in_which_dynamics_stay_are_pieces():
     )
     said: list[str] = []
     atlas = make_atlas(molecule, TorchEnergy(molecule), chart, slope, HASTY, seeded(1), said.append)
-    assert len(atlas.charts) == 2 and said == ["pieces: 1 of 3 minima are no pieces of their own, for MD leaves them"]
+    told = "pieces: 1 of 3 minima are no pieces of their own: MD leaves them, or has too few frames there"
+    assert len(atlas.charts) == 2 and said == [told]
     torch.testing.assert_close(atlas.centres, found.centres[:2])
     own = atlas.piece(found.minima[:2])
     assert own.tolist() == [0, 1]
     alone = make_atlas(molecule, TorchEnergy(molecule), chart, found.select([0]), HASTY, seeded(1))
-    assert alone is None
+    assert alone is chart and chart.mean is not None

@@ -72,8 +72,16 @@ def test_a_run_goes_over_all_pieces_and_tells_them(config, tmp_path):
         again.close()
 
 
-def test_without_a_search_the_input_conformer_is_all_there_is(tmp_path, threads):
-    job = molecule.begin(free_gly(tmp_path / "free", chains=0), tmp_path / "out", say=silent)
+def test_free_amides_without_a_search_are_refused(config):
+    """Their density would have both forms, and the only chart one."""
+    with pytest.raises(InputError, match="'free' has free amides, .*: give it some chains, or leave out amides"):
+        molecule.check(change(config, pieces={"chains": 0}))
+
+
+def test_without_a_search_the_input_conformer_is_all_there_is(config, tmp_path, threads):
+    """A ring's, here of a run that is set up and no further."""
+    alone = change(config, system="cyclohexanol", pieces={"chains": 0})
+    job = molecule.begin(alone, tmp_path / "out", say=silent)
     try:
         assert isinstance(job.target.coordinates, Chart)
     finally:

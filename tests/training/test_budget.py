@@ -69,6 +69,9 @@ def test_moves_that_their_limit_ends_leave_their_time_to_updates(monkeypatch):
     for limit in (841, 10_000):
         planned = budget.plan(Clocked(change(OPEN, moves={"limit": limit}), monkeypatch))
         assert planned.warm_updates == 90
+    # of the ten seconds a phase whose number is given has its part: 300 of 300 + 90 updates
+    given = budget.plan(Clocked(change(OPEN, updates=300, moves={"limit": 400}), monkeypatch))
+    assert given.updates == 300 and given.warm_updates == round((120.0 - 10.0 * 90 / 390) * 0.75 / (0.3 + ROLLOUTS))
     none = budget.plan(Clocked(change(OPEN, moves={"limit": 0}), monkeypatch))
     assert none.warm_updates == pytest.approx(90.0 / (0.3 + ROLLOUTS), abs=0.6)
 

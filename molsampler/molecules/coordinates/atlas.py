@@ -22,8 +22,9 @@ from molsampler.molecules.coordinates.pieces import nearest, torsions_of
 from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.molecule import Molecule
 
-FRAMES = 10
-"""States for every stiff coordinate that a piece's covariance is measured on, at least, in a second fit."""
+FRAMES, REFINED_FRAMES = 10, 100
+"""States for every stiff coordinate that a piece's covariance is measured on, at least, in a second fit; and frames of
+chains, ten of each, that it is refined by."""
 
 
 class Atlas(Coordinates):
@@ -78,9 +79,9 @@ class Atlas(Coordinates):
 
     def refine(self, z: Tensor, score: Tensor) -> Self:
         """Each piece's chart by the states z (M, dim) in it and grad log R there (`Chart.refine`); one with too few of
-        them stays as it is. Returns self."""
+        them, which come from chains and are not independent, stays as it is. Returns self."""
         for chart, rows in self._by_piece(z[:, -1]):
-            if len(rows) >= FRAMES * chart.n_stiff:
+            if len(rows) >= REFINED_FRAMES * chart.n_stiff:
                 chart.refine(z[rows, :-1], score[rows, :-1])
         self._install()
         return self

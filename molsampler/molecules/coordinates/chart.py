@@ -42,7 +42,8 @@ class Charted(NamedTuple):
 
 
 class Chart(Coordinates):
-    """Coordinates z (B, dim): first `n_stiff` standardised ones on the line, then `n_soft` soft torsions in (-pi, pi].
+    """Coordinates z (B, dim): first `n_stiff` standardised ones on the line, then `n_soft` soft torsions in (-pi, pi],
+    less what `shear` makes of the stiff coordinates.
 
     The raw stiff coordinates (bonds in nm, angles and stiff torsions in radians) are mean + S z with S S^T their
     covariance; S = diag(standard deviations) sqrt(correlation), symmetric but for units, so that z_i stays as close as
@@ -76,7 +77,10 @@ class Chart(Coordinates):
         self._raw_index = torch.cat([torch.arange(self._n_rigid), torsions[~is_soft], torsions[is_soft]])
         self.n_soft = int(is_soft.sum())
         self.n_stiff = self.dim - self.n_soft
-        self.rotors = find_rotors(molecule, self.zmatrix, is_soft)
+        start = torch.as_tensor(molecule.positions)[None]
+        # turning the two hydrogens of an amide that keeps its side would lead off the support
+        found = find_rotors(molecule, self.zmatrix, is_soft)
+        self.rotors = [rotor for rotor in found if bool(self.stereo.matches(start[:, rotor.turned(n)])[0])]
         self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
         self._space = Space.of(self.n_stiff, self.n_soft, self._table(molecule))
         self.names = [coordinate.name for coordinate in self.space.table]
@@ -155,12 +159,15 @@ class Chart(Coordinates):
 
     def refine(self, z: Tensor, score: Tensor) -> Chart:
         """Standardises anew by states (M, dim) on this chart and grad log R there: as near to a standard normal at
-        fixed soft torsions as a linear map can be, and a shear of these (whitening.py); returns self. Raises as
-        `standardise`."""
+        fixed soft torsions as a linear map can be, and a shear of these (whitening.py); returns self. The chart
+        stays as it is where the states are too few or too alike for that."""
         self.require_fit()
         assert self.mean is not None
         n = self.n_stiff
-        found = nearest_normal(z[:, :n], z[:, n:], score)
+        try:
+            found = nearest_normal(z[:, :n], z[:, n:], score)
+        except torch.linalg.LinAlgError:  # a singular matrix
+            return self
         mean, covariance, shear = (part.cpu() for part in found)
         covariance = self._scale @ covariance @ self._scale.T
         shear = self.shear + shear @ self._inverse
@@ -346,12 +353,18 @@ class Chart(Coordinates):
             "shear": self.shear,
             "names": list(self.names),
             "n_soft": self.n_soft,
+            "amides": self.stereo.amides.tolist(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Takes over what `state_dict` gave; raises InputError where it belongs to other coordinates."""
         if list(state["names"]) != self.names or state["n_soft"] != self.n_soft:
             raise InputError("the stored chart is one of other coordinates: another molecule or other soft torsions")
+        if state.get("amides", self.stereo.amides.tolist()) != self.stereo.amides.tolist():
+            raise InputError(
+                "the stored chart keeps the sides of other amides: `amides` in system.toml has changed since; put it "
+                "back, or begin a new run"
+            )
         self.standardise(state["mean"], state["covariance"], state.get("shear"))
 
 

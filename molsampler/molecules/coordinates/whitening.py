@@ -44,6 +44,7 @@ def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor,
 def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
     """a # b = a^(1/2) (a^(-1/2) b a^(-1/2))^(1/2) a^(1/2) of positive definite matrices (d, d)."""
     values, vectors = torch.linalg.eigh(a)
+    values = values.clamp_min(torch.finfo(a.dtype).tiny)
     root = vectors * values.sqrt() @ vectors.T
     inverse = vectors / values.sqrt() @ vectors.T
     values, vectors = torch.linalg.eigh(inverse @ b @ inverse)

@@ -252,7 +252,7 @@ def test_amides_in_rings_and_kept_ones_are_no_pieces():
 def test_pieces_are_refined_and_their_methyls_turned_each_by_its_own_chart(monkeypatch):
     """Alanine dipeptide, cut in two at the middle of phi: charts nearer to normal, the same log R up to the charts'
     determinants, and turned states in their pieces at the same log R, with the score that belongs there."""
-    monkeypatch.setattr(atlas_module, "FRAMES", 1)
+    monkeypatch.setattr(atlas_module, "REFINED_FRAMES", 1)
     molecule, x = chart_cases.alanine_dipeptide(), chart_cases.langevin_frames()
     phi = torch.tensor([[4, 6, 8, 14]])
     middle = torsions_of(x, phi).median() + 1e-4  # no frame lies on the cut

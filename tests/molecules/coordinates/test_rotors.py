@@ -9,9 +9,12 @@ import torch
 
 from molsampler.basis.counter import EvaluationCounter
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.rotors import find_rotors
+from molsampler.molecules.coordinates.soft import soft_torsions
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.molecule import MoleculeTarget
+from tests.molecules import peptides
 from tests.molecules.coordinates import chart_cases
 from tests.stochastic import assert_mean, seeded
 from tests.targets.test_conformance import alanine_dipeptide
@@ -61,3 +64,13 @@ def test_atoms_that_the_energy_tells_apart_stay():
     z = torch.zeros(4, whole.space.dim, dtype=torch.float64)
     other.rotors.clear()
     assert other.symmetrised(z, z, seeded(0))[0] is z  # none to turn
+
+
+def test_an_amide_that_keeps_its_side_is_no_rotor():
+    """Soft on purpose: the energy takes its two hydrogens for the same, but turned they lie off the support."""
+    molecule = peptides.build("ACE ASN NME", "amber14-all.xml", "implicit/obc2.xml")
+    soft = Chart(molecule, soft=[("ASN2-CG", "ASN2-ND2"), ("ASN2-CB", "ASN2-CG")])
+    is_soft = torch.as_tensor(soft_torsions(molecule, soft.zmatrix, [("ASN2-CG", "ASN2-ND2"), ("ASN2-CB", "ASN2-CG")]))
+    hydrogens = {molecule.atom_labels.index(f"ASN2-HD2{k}") for k in (1, 2)}
+    found = [set(rotor.atoms) for rotor in find_rotors(molecule, soft.zmatrix, is_soft)]
+    assert hydrogens in found and all(set(rotor.atoms) != hydrogens for rotor in soft.rotors)

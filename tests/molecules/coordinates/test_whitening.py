@@ -142,3 +142,11 @@ def test_a_refined_chart_holds_the_same_density_nearer_to_the_prior(molecule_tar
     again.load_state_dict(chart.state_dict())
     torch.testing.assert_close(again.to_standard(positions), refined, rtol=0.0, atol=0.0)
     assert size(refined, new_score) < 0.9 * first
+
+
+def test_states_too_few_for_a_refinement_leave_the_chart_as_it_is(molecule_target):
+    chart = molecule_target.coordinates
+    z = chart.to_standard(chart_cases.langevin_frames()[:20])
+    before = chart.covariance
+    chart.refine(z[:1].expand(20, -1), torch.zeros_like(z))
+    assert chart.covariance is before
