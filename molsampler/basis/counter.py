@@ -23,12 +23,14 @@ PURPOSES = {
 class EvaluationCounter:
     """Counts energy evaluations (one conformation each) by purpose, whoever asked for them.
 
+    guide : scores of the target's guide in training, which are evaluations of another, cheaper energy
     non_finite : conformations whose energy was NaN or raised an exception in the backend, and was returned as +inf
     """
 
     def __init__(self) -> None:
         self.by_purpose: Counter[str] = Counter()
         self.non_finite = 0
+        self.guide = 0
         self.current = "analysis"  # the purpose in force
 
     @property
@@ -61,16 +63,20 @@ class EvaluationCounter:
         self.by_purpose[self.current] += evaluations
         self.non_finite += non_finite
 
+    def add_guide(self, scores: int) -> None:
+        """Book scores of the guide, where they are for training."""
+        self.guide += scores if self.training else 0
+
     def over_ranks(self) -> EvaluationCounter:
         """What all ranks have counted, as a counter of its own (collective)."""
         return summed(ranks.objects(self.state_dict()))
 
     def state_dict(self) -> dict:
-        return {"by_purpose": dict(self.by_purpose), "non_finite": self.non_finite}
+        return {"by_purpose": dict(self.by_purpose), "non_finite": self.non_finite, "guide": self.guide}
 
     def load_state_dict(self, state: dict) -> None:
         self.by_purpose = Counter(state["by_purpose"])
-        self.non_finite = state["non_finite"]
+        self.non_finite, self.guide = state["non_finite"], state.get("guide", 0)
 
 
 def summed(states: list[dict]) -> EvaluationCounter:
@@ -79,4 +85,5 @@ def summed(states: list[dict]) -> EvaluationCounter:
     for state in states:
         counter.by_purpose.update(state["by_purpose"])
         counter.non_finite += state["non_finite"]
+        counter.guide += state.get("guide", 0)
     return counter

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
 from molsampler.basis.space import Circle, Label, Line, Space
 from molsampler.diffusion.chain import Link, PolicyChain, ProcessChain
+from molsampler.diffusion.guidance import ScoreFunction
 from molsampler.diffusion.learnt_noising import LearntNoising, NoisingConfig
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import Constant, DiffusionPolicy, Policy, PolicyConfig
@@ -46,11 +44,13 @@ def make_policy(
     config: PolicyConfig,
     torsions: TorsionConfig,
     generator: torch.Generator,
-    score: Callable[[Tensor], Tensor] | None = None,
+    score: ScoreFunction | None = None,
+    guide: ScoreFunction | None = None,
 ) -> Policy:
-    """The policy for a process; `generator` draws its first parameters, `score` is for the Langevin parametrisation."""
+    """The policy for a process; `generator` draws its first parameters, `score` is for the Langevin parametrisation,
+    `guide` the score of the target's stand-in."""
     if not isinstance(process, ProcessChain):
-        return DiffusionPolicy(process, config, generator, score)
+        return DiffusionPolicy(process, config, generator, score, guide=guide)
     policies: list[Policy] = []
     first = process.links[0]
     labels = {"labels": first.process.space, "given": first.own} if _draws_label(first) else {}
@@ -61,7 +61,7 @@ def make_policy(
             policies.append(TorsionPolicy(link.process, torsions, generator, link.own, **labels))
         else:
             seen = {"seen": process.space, "own": link.own}
-            policies.append(DiffusionPolicy(link.process, config, generator, score, **seen))
+            policies.append(DiffusionPolicy(link.process, config, generator, score, guide=guide, **seen))
     return PolicyChain(process, policies)
 
 

@@ -22,28 +22,38 @@ class NetworkConfig(Protocol):
 
 
 def make_network(
-    space: Space, config: NetworkConfig, n_out: int, n_steps: int, generator: torch.Generator
+    space: Space, config: NetworkConfig, n_out: int, n_steps: int, generator: torch.Generator, extra: int = 0
 ) -> StateNetwork:
     """A network from states of `space` at steps 0..n_steps-1 to n_out numbers, zero before training.
 
+    extra : numbers of order one that stand behind each state and are seen as they are
     What a coordinate is, which atoms and which torsion it belongs to, stands in `space.table`.
     """
-    return StateNetwork(space, config, n_out, n_steps, generator)
+    return StateNetwork(space, config, n_out, n_steps, generator, extra)
 
 
 class StateNetwork(nn.Module):
-    """A residual MLP over the space's features: states (..., B, D) at steps n -> (..., B, n_out)."""
+    """A residual MLP over the space's features: states (..., B, D + extra) at steps n -> (..., B, n_out)."""
 
     def __init__(
-        self, space: Space, config: NetworkConfig, n_out: int, n_steps: int, generator: torch.Generator
+        self,
+        space: Space,
+        config: NetworkConfig,
+        n_out: int,
+        n_steps: int,
+        generator: torch.Generator,
+        extra: int = 0,
     ) -> None:
         super().__init__()
-        self.space, self.frequencies = space, config.frequencies
-        n_in = space.n_features(config.frequencies)
+        self.space, self.frequencies, self.extra = space, config.frequencies, extra
+        n_in = space.n_features(config.frequencies) + extra
         self.mlp = StepMLP(n_in, n_out, n_steps, config.width, config.depth, generator)
 
     def forward(self, x: Tensor, n: Steps) -> Tensor:
-        return self.mlp(self.space.features(x, self.frequencies), n)
+        if not self.extra:
+            return self.mlp(self.space.features(x, self.frequencies), n)
+        x, extra = x.split([self.space.dim, self.extra], dim=-1)
+        return self.mlp(torch.cat([self.space.features(x, self.frequencies), extra], dim=-1), n)
 
 
 def linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:

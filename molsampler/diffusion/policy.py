@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from molsampler.basis.settings import setting
 from molsampler.basis.space import Space
+from molsampler.diffusion.guidance import Guidance, ScoreFunction
 from molsampler.diffusion.networks import make_network
 from molsampler.diffusion.process import NoisingProcess, Process, Steps, rows
 
@@ -44,6 +45,11 @@ class PolicyConfig:
     )
     langevin: bool = setting(
         False, "let the drift see the target's score at the current state, which costs an evaluation a step"
+    )
+    guide: bool = setting(
+        False,
+        "let network and drift see the score of a cheap stand-in where the state is expected to end, if the target has "
+        "one: a molecule's force field without solvent",
     )
     score_limit: float = setting(
         3.0,
@@ -114,6 +120,7 @@ class DiffusionPolicy(Policy):
 
     score : grad log R, (B, D) -> (B, D), for the Langevin parametrisation (Zhang and Chen 2022, arXiv 2111.15141):
         f_n = network + gate_n (score + x), one learnt gate a step and coordinate
+    guide : the score of a stand-in for R (guidance.py)
     seen, own : the space of whole states (..., B, D), all of which the network sees, and the columns among them that
         the process diffuses; left out, the process's own space and all of it
     """
@@ -123,8 +130,9 @@ class DiffusionPolicy(Policy):
         process: NoisingProcess,
         config: PolicyConfig,
         generator: torch.Generator,
-        score: Callable[[Tensor], Tensor] | None = None,
+        score: ScoreFunction | None = None,
         *,
+        guide: ScoreFunction | None = None,
         seen: Space | None = None,
         own: slice = slice(None),  # noqa: B008, a slice is immutable
     ) -> None:
@@ -133,8 +141,10 @@ class DiffusionPolicy(Policy):
             raise ValueError("langevin = true needs the target's score")
         self.process, self.space, self.config = process, process.space, config
         self.score, self.own = score, own
-        d = self.space.dim
-        self.network = make_network(seen or self.space, config, 2 * d, process.n_steps, generator)
+        d, seen = self.space.dim, seen or self.space
+        self.guidance = Guidance(process, seen, own, guide) if guide is not None else None
+        extra = seen.dim if guide is not None else 0
+        self.network = make_network(seen, config, 2 * d, process.n_steps, generator, extra)
         self._evaluate: Network = self.network.forward
         self.gate = nn.Parameter(torch.zeros(process.n_steps, d)) if config.langevin else None
         self.register_buffer("step_gain", process.forward_log_var.exp() / process.forward_scale, persistent=False)
@@ -147,7 +157,11 @@ class DiffusionPolicy(Policy):
     def drift_and_log_var(self, x: Tensor, n: Steps) -> tuple[Tensor, Tensor]:
         """f_n(x) and the kernel's log-variance, both (..., B, d) in the coordinates that diffuse, of whole states
         x (..., B, D) at steps n."""
-        drift, log_var = self._evaluate(x, n).chunk(2, dim=-1)
+        guided = None if self.guidance is None else self.guidance(x, n)
+        out = self._evaluate(x if guided is None else torch.cat([x, guided], dim=-1), n)
+        drift, log_var = out.chunk(2, dim=-1)
+        if guided is not None:
+            drift = drift + self.guidance.share(guided, n)
         bound = self.config.log_var_range
         log_var = rows(self.process.forward_log_var, n) + bound * torch.tanh(log_var / bound)
         log_var = self.space.limit_log_var(log_var)

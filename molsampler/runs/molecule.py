@@ -47,6 +47,7 @@ MOLECULE_TRAIN = change(
     warm_share=0.12,
     balanced="torsions",
     schedule={"n_steps": 12, "torsions": "first"},
+    policy={"guide": True},
     smc={"chunk": 4},
     optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 1e-3},
     batch={"denoising": 5100},

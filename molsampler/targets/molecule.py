@@ -22,7 +22,8 @@ from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy
+from molsampler.molecules.energy.desolvated import desolvated
+from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.target import Target
 
@@ -51,7 +52,7 @@ class MoleculeTarget(Target):
         self.space = chart.space
         self.beta = molecule.beta
         self._torch = energy if isinstance(energy, TorchEnergy) else None
-        compile = compile and self._torch is not None
+        self._compile, self._say = compile, say
         self._place = CompiledOrEager(chart.place_batch_last, say) if compile else chart.place_batch_last
         self._finish = CompiledOrEager(self._log_r_and_score, say) if compile else self._log_r_and_score
         self._piece_size = self._torch.piece if self._torch is not None else 0
@@ -81,14 +82,38 @@ class MoleculeTarget(Target):
 
     def _piece(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert self._torch is not None
-        # padded to the energy's piece or to its small one: two sizes, compiled once each
         n = len(x)
-        size = SMALL_PIECE if n <= SMALL_PIECE else self._piece_size
-        charted = self._place(torch.cat([x, x[:1].expand(size - n, -1)]).T.contiguous())
-        positions = charted.placed.positions
-        log_r, score = self._finish(charted, *self._torch.piece_energy_and_gradient(positions))
-        inside = self.coordinates.inside(x, positions.permute(2, 1, 0)[:n])
+        charted, log_r, score = self._placed(x, self._torch)
+        inside = self.coordinates.inside(x, charted.placed.positions.permute(2, 1, 0)[:n])
         return log_r[:n], score.T[:n], inside
+
+    def _placed(self, x: Tensor, energy: TorchEnergy) -> tuple[Charted, Tensor, Tensor]:
+        """x (n, D) on the chart, with log R (B,) and score (D, B) by `energy`; B >= n, the rest repeats the first."""
+        # padded to the energy's piece or to its small one: two sizes, compiled once each
+        size = SMALL_PIECE if len(x) <= SMALL_PIECE else energy.piece
+        charted = self._place(torch.cat([x, x[:1].expand(size - len(x), -1)]).T.contiguous())
+        return charted, *self._finish(charted, *energy.piece_energy_and_gradient(charted.placed.positions))
+
+    def guide(self) -> Callable[[Tensor], Tensor] | None:
+        """The score of the force field without its solvent, inside the support and outside alike; None where the torch
+        energy does not cover what is left of it."""
+        return self._guide_score if self._stand_in is not None else None
+
+    @functools.cached_property
+    def _stand_in(self) -> TorchEnergy | None:
+        try:
+            device, compile = self.coordinates.device, self._compile
+            return TorchEnergy(desolvated(self.molecule), device=device, compile=compile, say=self._say)
+        except UnsupportedForce:
+            return None
+
+    @torch.no_grad()
+    def _guide_score(self, x: Tensor) -> Tensor:
+        energy = self._stand_in
+        assert energy is not None
+        self.counter.add_guide(len(x))
+        found = [self._placed(piece, energy)[2].T[: len(piece)] for piece in x.split(energy.piece)]
+        return torch.cat(found) if found else torch.zeros_like(x)
 
     def _log_r_and_score(self, charted: Charted, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """What `place_batch_last` gave, U (B,) kJ/mol and dU/dx (3, N, B) -> log R (B,) and score (D, B)."""

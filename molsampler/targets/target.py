@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ class Target(ABC):
         """States (B, D) of the same density as x, each x under a random element of a group that leaves R as it is, and
         grad log R there; x and score themselves where no such group is known."""
         return x, score
+
+    def guide(self) -> Callable[[Tensor], Tensor] | None:
+        """The score (B, D) -> (B, D) of a cheap stand-in for R, for policies to see, booked as no evaluation of R; None
+        where the target knows of none."""
+        return None
 
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) exact or high-accuracy samples, where the target can give them."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from molsampler.basis import ranks
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.space import Space
+from molsampler.diffusion.guidance import ScoreFunction
 from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.policy import Network
 from molsampler.diffusion.process import Steps
@@ -44,21 +45,24 @@ class Learner:
         space: Space,
         config: TrainConfig,
         device: str = "cpu",
-        score: Callable[[Tensor], Tensor] | None = None,
+        score: ScoreFunction | None = None,
         say: Callable[[str], None] = print,
+        *,
+        guide: ScoreFunction | None = None,
     ) -> None:
-        """score : grad log R, for a policy that sees it; say : is told where compilation does not work"""
+        """score : grad log R, for a policy that sees it; guide : the score of the target's stand-in, for one that sees
+        that; say : is told where compilation does not work"""
         self.config: OptimiserConfig = config.optimiser
         # the averages of what a process learns are averaged too, so that each policy has a process of its own
         self.process, averaged = (
             make_process(space, config.schedule, config.noising, config.seed).to(device) for _ in range(2)
         )
         init = torch.Generator().manual_seed(config.seed)
-        self.policy = make_policy(self.process, config.policy, config.torsions, init, score).to(device)
+        self.policy = make_policy(self.process, config.policy, config.torsions, init, score, guide).to(device)
         self.twist = Twist(make_process(space, config.schedule), config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
         again = torch.Generator().manual_seed(config.seed)
-        self.averaged = make_policy(averaged, config.policy, config.torsions, again, score)
+        self.averaged = make_policy(averaged, config.policy, config.torsions, again, score, guide)
         self.averaged.to(device).requires_grad_(False)
         self.training_policy = self.policy.evaluated_by(accelerator(config.precision, config.compile, device, say))
         self.balanced_policy, self.denoised = self.training_policy, []

@@ -52,6 +52,7 @@ COLUMNS = (
     Column("smc_log_z", "mean of the passes' estimates of log Z", "nat"),
     Column("skipped", "updates skipped so far because something was not finite"),
     Column("energy_evaluations", "evaluations of the target so far, without those for analysis"),
+    Column("guide_scores", "scores of the guide so far: no evaluations of the target, but of a cheaper stand-in"),
     Column("evaluations_non_finite", "of these, how many gave NaN or an exception and were returned as +inf"),
     *(Column(f"evaluations_{word}", f"so far, for {meaning}") for word, meaning in PURPOSES.items()),
 )
@@ -94,6 +95,7 @@ def training_row(trainer: Trainer, weights: LogWeights) -> dict[str, Any]:
         "smc_log_z": _mean(smc.log_z),
         "skipped": sum(trainer.learner.skipped.values()),
         "energy_evaluations": counter.spent,
+        "guide_scores": counter.guide,
         "evaluations_non_finite": counter.non_finite,
     }
     return row | {f"evaluations_{word}": counter.by_purpose.get(word, 0) for word in PURPOSES}

@@ -69,9 +69,12 @@ class Trainer:
         self.target, self.config, self.generator = target, config, generator
         self.sizes = per_rank(config)
         score = self._score if config.policy.langevin else None
+        guide = target.guide() if config.policy.guide else None
+        if guide is None and config.policy.guide:
+            say("the policy goes without a guide: the target has no stand-in")
 
         def make_learner(config: TrainConfig) -> Learner:
-            return Learner(target.space, config, device, score, say)
+            return Learner(target.space, config, device, score, say, guide=guide)
 
         self.learner = make_learner(self.sizes)
         self.teacher = Teacher(self.sizes, make_learner) if config.teacher.every else None
