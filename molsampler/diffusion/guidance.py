@@ -2,7 +2,7 @@
 
 Near the data f_n tends to the score of R / p_ref, which depends on the state through contacts between atoms far apart
 in the list of coordinates: slow to learn from examples, and known beforehand to a good part. A guide that has the
-contacts but not all of R (a molecule's force field without solvent, say) is evaluated at the state that the reference
+contacts but not all of R (a molecule's force field with frozen Born radii) is evaluated at the state that the reference
 process expects at its end, E[x_N | x_n] = m_n / v_n x_n: less noisy than x_n, so that fewer atoms overlap there. The
 network sees it, and the drift has a learnt share of it. Any function would do: the policy's density stays exact.
 """

@@ -49,7 +49,7 @@ class PolicyConfig:
     guide: bool = setting(
         False,
         "let network and drift see the score of a cheap stand-in where the state is expected to end, if the target has "
-        "one: a molecule's force field without solvent",
+        "one: a molecule's force field with frozen Born radii",
     )
     score_limit: float = setting(
         3.0,

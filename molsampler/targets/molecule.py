@@ -22,7 +22,7 @@ from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.coordinates.rotors import Rotor
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
-from molsampler.molecules.energy.desolvated import desolvated
+from molsampler.molecules.energy.stand_in import stand_in
 from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.target import Target
@@ -95,15 +95,15 @@ class MoleculeTarget(Target):
         return charted, *self._finish(charted, *energy.piece_energy_and_gradient(charted.placed.positions))
 
     def guide(self) -> Callable[[Tensor], Tensor] | None:
-        """The score of the force field without its solvent, inside the support and outside alike; None where the torch
-        energy does not cover what is left of it."""
+        """The score of the force field with frozen Born radii, on the support and off it; None where the torch energy does
+        not cover that."""
         return self._guide_score if self._stand_in is not None else None
 
     @functools.cached_property
     def _stand_in(self) -> TorchEnergy | None:
         try:
-            device, compile = self.coordinates.device, self._compile
-            return TorchEnergy(desolvated(self.molecule), device=device, compile=compile, say=self._say)
+            dtype, device = self.coordinates.dtype, self.coordinates.device
+            return TorchEnergy(stand_in(self.molecule), dtype, device, self._compile, self._say)
         except UnsupportedForce:
             return None
 

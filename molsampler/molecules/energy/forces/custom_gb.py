@@ -80,12 +80,17 @@ class CustomGB(Term):
             return expression(distance, inverse, *firsts, *seconds) * self.allowed
         return expression(pairs.distance, pairs.inverse, *firsts, *seconds) * self.everyone
 
+    def computed(self, x: Tensor, pairs: PairDistances) -> list[Tensor]:
+        """Every atom's parameters, (N, 1) each, and computed values, (N, B) each, in the order of their names."""
+        own = self.columns()
+        for expression, kind in zip(self.values, self.value_kinds, strict=True):
+            own.append(expression(*x, *own) if kind == _SINGLE else self._pair(expression, kind, own, pairs).sum(1))
+        return own
+
     def forward(self, x: Tensor, pairs: PairDistances | None) -> Tensor:
         """Energies (B,): computed values in the force's order, then its energy terms of atoms and of pairs."""
         assert pairs is not None
-        own = self.columns()  # (N, 1) each, computed values (N, B)
-        for expression, kind in zip(self.values, self.value_kinds, strict=True):
-            own.append(expression(*x, *own) if kind == _SINGLE else self._pair(expression, kind, own, pairs).sum(1))
+        own = self.computed(x, pairs)
         total = x.new_zeros(x.shape[-1])
         for expression, kind in zip(self.energies, self.energy_kinds, strict=True):
             if kind == _SINGLE:
