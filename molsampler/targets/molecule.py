@@ -95,8 +95,8 @@ class MoleculeTarget(Target):
         return charted, *self._finish(charted, *energy.piece_energy_and_gradient(charted.placed.positions))
 
     def guide(self) -> Callable[[Tensor], Tensor] | None:
-        """The score of the force field with frozen Born radii, on the support and off it; None where the torch energy does
-        not cover that."""
+        """The score of the force field with frozen Born radii, on the support and off it; None where the torch energy
+        does not cover that."""
         return self._guide_score if self._stand_in is not None else None
 
     @functools.cached_property
@@ -111,9 +111,11 @@ class MoleculeTarget(Target):
     def _guide_score(self, x: Tensor) -> Tensor:
         energy = self._stand_in
         assert energy is not None
+        if not len(x):
+            return torch.zeros_like(x)
         self.counter.add_guide(len(x))
         found = [self._placed(piece, energy)[2].T[: len(piece)] for piece in x.split(energy.piece)]
-        return torch.cat(found) if found else torch.zeros_like(x)
+        return torch.cat(found)
 
     def _log_r_and_score(self, charted: Charted, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """What `place_batch_last` gave, U (B,) kJ/mol and dU/dx (3, N, B) -> log R (B,) and score (D, B)."""

@@ -8,6 +8,7 @@ from molsampler.basis.counter import EvaluationCounter
 from molsampler.basis.units import thermal_energy
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.contract import Energy
+from molsampler.molecules.energy.stand_in import stand_in
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
@@ -147,3 +148,27 @@ def test_local_moves_are_thermal_dynamics_booked_by_step(target, points):
     assert bool((step > 0.1).all()) and bool((step < 30.0).all())
     before, after = target.log_prob(points), target.log_prob(moved)
     assert float((after - before).abs().mean()) < 25.0  # 30 fs of heat bath, not an explosion
+
+
+def test_the_guide_is_the_score_of_the_stand_in_and_no_evaluation(target, points):
+    """Against autograd through the chart, with OpenMM's forces of the stand-in; counted apart, and in training only."""
+    cheap = ByReference(22)
+    cheap._evaluate = lambda positions, forces: tuple(
+        torch.as_tensor(part) for part in energy_cases.reference(stand_in(target.molecule), positions)
+    )
+    expected = MoleculeTarget(target.molecule, target.coordinates, cheap, compile=False).log_prob_and_score(points)[1]
+    before = target.counter.total
+    guide = target.guide()
+    torch.testing.assert_close(guide(points), expected, rtol=1e-6, atol=1e-5)
+    assert (target.counter.total, target.counter.guide) == (before, 0)
+    with target.counter.purpose("rollout"):
+        guide(points[:3])
+    assert (target.counter.total, target.counter.guide) == (before, 3)
+    assert float((target.log_prob_and_score(points)[1] - expected).abs().max()) > 1e-3
+    outside = target.coordinates.to_standard(-chart_cases.langevin_frames()[:2])
+    assert bool((guide(outside) != 0.0).any()) and guide(points[:0]).shape == (0, 60)
+
+
+def test_the_openmm_bridge_has_the_same_guide(target, points):
+    bridge = MoleculeTarget(target.molecule, target.coordinates, ByReference(22), compile=False)
+    torch.testing.assert_close(bridge.guide()(points), target.guide()(points))
