@@ -62,7 +62,8 @@ def print_verdict(job: Job, metrics: dict) -> None:
 
     print(f"ESS {figure('ess', 100.0)} % of {figure('samples')} samples")
     print(f"log Z {figure('log_z_estimate')} by importance weights, {figure('log_z_running')} by those of training")
-    print(f"energy evaluations {figure('evaluations')}, of MD {figure('evaluations_md')}")
+    guide = f"; scores of the guide {figure('guide_scores')}" if job.trainer.config.policy.guide else ""
+    print(f"energy evaluations {figure('evaluations')}, of MD {figure('evaluations_md')}{guide}")
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in job.timings.items())
     print(f"training {job.trainer.seconds:.0f} s; {stages}")
     print(f"results: {job.run.path}/report.html, samples.dcd with topology.pdb, weights.npz, metrics.json")

@@ -196,6 +196,7 @@ def training_figures(job: Job) -> dict:
         "updates": trainer.done,
         "skipped_updates": sum(trainer.learner.skipped.values()),
         "evaluations": counter.spent,
+        "guide_scores": counter.guide,
     }
     spent = {word: n for word, n in sorted(counter.by_purpose.items()) if word != "analysis"}
     figures |= {f"evaluations_{word}": n for word, n in spent.items()}

@@ -108,6 +108,15 @@ def test_md_is_at_most_half_of_the_evaluations(run):
     assert sum(metrics[name]["value"] for name in purposes) == total
 
 
+def test_scores_of_the_guide_are_counted_apart(run):
+    """More of them than rollouts and passes have late steps, and none among the evaluations of the energy."""
+    metrics, config = run.load_metrics(), read_toml(run.path / "config.toml", RunConfig())
+    late = config.train.schedule.n_steps - config.train.schedule.n_steps // 3
+    drawn = metrics["evaluations_rollout"]["value"] + metrics["evaluations_smc"]["value"]
+    assert config.train.policy.guide and metrics["guide_scores"]["value"] > late * drawn
+    assert metrics["guide_scores"]["value"] == float(run.read_metrics_rows()[-1]["guide_scores"])
+
+
 def test_the_bounds_hold_log_z_between_them(run):
     """ELBO < log Z < EUBO; the first over the policy's samples, the second over frames of the reference."""
     metrics = run.load_metrics()

@@ -141,6 +141,7 @@ RUN = (
     Figure("skipped_updates", "", "updates left out because their loss or a gradient was not finite"),
     Figure("evaluations", "", "evaluations of the molecule's energy that training cost; looking does not count"),
     Figure("evaluations_<purpose>", "", "of these, for one purpose: md, prefill, rollout, smc, local_moves, guidance"),
+    Figure("guide_scores", "", "scores of the policy's guide in training, a cheaper energy than the molecule's"),
     Figure("smc_distinct_ancestors", "", "prior draws of a pass that have descendants among its particles, mean"),
 )
 
