@@ -63,7 +63,7 @@ def _paper() -> RunConfig:
             "balanced": "all",
             "precision": "float32",
             "schedule": {"n_steps": 128, "torsions": "joint"},
-            "policy": {"width": 1024},
+            "policy": {"width": 1024, "guide": False},
             "twist": {"width": 256},
             "smc": {"chunk": 32},
             "optimiser": {"method": "adam", "warm_rate": 2e-3, "rate": 1e-4, "log_z_rate": 0.05},

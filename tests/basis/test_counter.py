@@ -51,10 +51,12 @@ def test_state_dict_is_a_copy():
     counter = EvaluationCounter()
     with counter.purpose("smc"):
         counter.add(7, 2)
+        counter.add_guide(3)
+    counter.add_guide(5)  # looking
     state = counter.state_dict()
     counter.add(1)
     again = EvaluationCounter()
     again.load_state_dict(state)
     assert dict(again.by_purpose) == {"smc": 7} and again.non_finite == 2 and again.spent == 7
     again.add(1)
-    assert state == {"by_purpose": {"smc": 7}, "non_finite": 2}
+    assert state == {"by_purpose": {"smc": 7}, "non_finite": 2, "guide": 3} and again.guide == 3
