@@ -2,7 +2,8 @@
 
     python scripts/benchmark_policies.py aldp --changes '{"warm_updates": 1500, "updates": 300}' '{...}'
 
-Each of `changes` is JSON, laid over what a run on a molecule begins with. MD, annealing and compilation are done once.
+Each of `changes` is JSON, laid over what a run on a molecule begins with. MD, annealing and compilation are done once,
+and `"start": "scratch"` does without what annealing found, but for the chart. Evaluations are those after all that.
 A line is printed at quarters, halves and ends of both stages, with the ESS of the averaged policy on fresh samples, the
 ESS with the largest 10^-3 of the weights clipped (the literature's habit, never used elsewhere here), the gap log Z -
 median log w, and processor seconds. At the end the gap is split: how much the diffusion loses at fixed torsions, how
@@ -56,7 +57,7 @@ def main(system: tyro.conf.Positional[str], changes: tuple[str, ...] = ("{}",), 
     for text, config in zip(changes, configs, strict=True):
         print(text)
         trainer = Trainer(target, config.train, torch.Generator().manual_seed(config.train.seed))
-        trainer.begin(start)
+        trainer.begin(start if config.train.start == "annealed" else None)
         _train(trainer, samples)
         sampler = trainer.sampler()
         if isinstance(sampler.process, ProcessChain):

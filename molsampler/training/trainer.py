@@ -89,7 +89,7 @@ class Trainer:
 
     def _score(self, x: Tensor) -> Tensor:
         counter = self.target.counter
-        with counter.purpose("guidance" if counter.training else counter.current):
+        with counter.purpose("guidance" if counter.training else counter.current):  # in a rollout's stead, say
             return self.target.log_prob_and_score(x)[1]
 
     @property
@@ -151,21 +151,26 @@ class Trainer:
         """One update of whichever phase it is; returns its loss (NaN where it was skipped)."""
         start = time.perf_counter()
         phase = "denoising" if self.denoises else "balance"
-        if self.denoises:
-            loss = self.denoise(self._share())
-            if self.config.rollouts.number and self.done % self.config.rollouts.every == self.config.rollouts.every - 1:
-                self.rollouts()
-        else:
-            if self.done == self.warm_updates and self.done > 0 and not self.learner.denoised:
-                self.learner.start_phase()
-            loss = self.balance(self.done - self.warm_updates, self._share())
-        every = self.config.moves.every
-        if every and self.done % every == every - 1 and not self.behaviours.moves_spent(self._progress):
-            self.behaviours.local_moves()
+        with self.target.counter.purpose("guidance"):  # of what says no purpose: scores that a policy asks for
+            loss = self._denoising_update() if self.denoises else self._balance_update()
+            every = self.config.moves.every
+            if every and self.done % every == every - 1 and not self.behaviours.moves_spent(self._progress):
+                self.behaviours.local_moves()
         self.done += 1
         self.last_loss = loss
         self.phase_seconds[phase] += time.perf_counter() - start
         return loss
+
+    def _denoising_update(self) -> float:
+        loss = self.denoise(self._share())
+        if self.config.rollouts.number and self.done % self.config.rollouts.every == self.config.rollouts.every - 1:
+            self.rollouts()
+        return loss
+
+    def _balance_update(self) -> float:
+        if self.done == self.warm_updates and self.done > 0 and not self.learner.denoised:
+            self.learner.start_phase()
+        return self.balance(self.done - self.warm_updates, self._share())
 
     def _share(self) -> float:
         """Share of the peak rates in the next update: a ramp and a cosine for each phase; where the diffusion goes on

@@ -97,7 +97,7 @@ def test_gathering(found):
     assert all(torch.equal(stacked, torch.arange(6).view(2, 3).T) for stacked in found["stacked"])
     assert found["first"] == [{"rank": 0}] * 3 and found["objects"] == [["rank 0", "rank 1", "rank 2"]] * 3
     assert found["collected"] == [[0, 1, 2], [], []]
-    assert found["counted"] == [{"by_purpose": {"smc": 33}, "non_finite": 3}] * 3
+    assert found["counted"] == [{"by_purpose": {"smc": 33}, "non_finite": 3, "guide": 0}] * 3
 
 
 def test_rows_go_where_they_are_sent(found):

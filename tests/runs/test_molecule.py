@@ -109,11 +109,15 @@ def test_md_is_at_most_half_of_the_evaluations(run):
 
 
 def test_scores_of_the_guide_are_counted_apart(run):
-    """More of them than rollouts and passes have late steps, and none among the evaluations of the energy."""
+    """Of every state of denoising at a late step and of every late step of a trajectory, drawn or scored; none is among
+    the evaluations of the energy."""
     metrics, config = run.load_metrics(), read_toml(run.path / "config.toml", RunConfig())
-    late = config.train.schedule.n_steps - config.train.schedule.n_steps // 3
+    train, n = config.train, config.train.schedule.n_steps
+    late, updates = n - n // 3, train.warm_updates + train.updates
     drawn = metrics["evaluations_rollout"]["value"] + metrics["evaluations_smc"]["value"]
-    assert config.train.policy.guide and metrics["guide_scores"]["value"] > late * drawn
+    denoised = train.batch.denoising // n * late * updates
+    assert train.policy.guide
+    assert metrics["guide_scores"]["value"] == late * (drawn + train.batch.balance * train.updates) + denoised
     assert metrics["guide_scores"]["value"] == float(run.read_metrics_rows()[-1]["guide_scores"])
 
 
