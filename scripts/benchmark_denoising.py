@@ -12,25 +12,16 @@ thread.
 
 from __future__ import annotations
 
-import json
 import time
 
 import torch
 import tyro
+from benchmark_policies import begun
 from torch import Tensor
 
-from molsampler.basis.settings import change
 from molsampler.diffusion.chain import PolicyChain
 from molsampler.diffusion.policy import DiffusionPolicy
 from molsampler.diffusion.process import rows
-from molsampler.molecules.coordinates.chart import Chart
-from molsampler.molecules.energy.choice import make_energy
-from molsampler.molecules.loading.load import load_molecule
-from molsampler.preparation.short_md import short_md
-from molsampler.preparation.start import prepare
-from molsampler.runs.loop import settle
-from molsampler.runs.molecule import RunConfig, check
-from molsampler.targets.molecule import MoleculeTarget
 from molsampler.training.trainer import Trainer
 
 HELD_OUT = 8  # one chain in so many
@@ -46,26 +37,13 @@ def main(system: tyro.conf.Positional[str], changes: tuple[str, ...] = ("{}",), 
         changes: JSON of [train], one configuration each.
         updates: Of denoising.
     """
-    configs = [settle(change(RunConfig(), system=system, threads=1, train=json.loads(text))) for text in changes]
-    for config in configs:
-        check(config)
-    molecule = load_molecule(system)
-    energy = make_energy(molecule)
-    generator = torch.Generator().manual_seed(0)
-    chart = Chart(molecule)
-    chart.fit(short_md(molecule, energy, configs[0].setup, generator, "cpu"))
-    target = MoleculeTarget(molecule, chart, energy)
-    start = prepare(target, configs[0].train.anneal, generator, print)
-    for text, config in zip(changes, configs, strict=True):
-        print(text)
-        trainer = Trainer(target, config.train, torch.Generator().manual_seed(config.train.seed))
-        trainer.begin(start)
-        _train(trainer, len(start.state.x), updates)
-    energy.close()
+    for trainer in begun(system, changes):
+        _train(trainer, updates)
 
 
-def _train(trainer: Trainer, chains: int, updates: int) -> None:
+def _train(trainer: Trainer, updates: int) -> None:
     buffer, learner, size = trainer.behaviours.buffer, trainer.learner, trainer.sizes.batch.denoising
+    chains = len(buffer) // trainer.config.prefill.frames
     held = torch.arange(len(buffer)) % chains % HELD_OUT == 0  # frames of all chains follow one another
     x, score = buffer.x[: len(buffer)], buffer.score[: len(buffer)]
     force = score[held].square().sum(1)

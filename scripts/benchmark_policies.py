@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
 import torch
 import tyro
@@ -44,6 +45,16 @@ def main(system: tyro.conf.Positional[str], changes: tuple[str, ...] = ("{}",), 
         changes: JSON of [train], one configuration each; give warm_updates and updates.
         samples: Behind each ESS.
     """
+    for trainer in begun(system, changes):
+        _train(trainer, samples)
+        sampler = trainer.sampler()
+        if isinstance(sampler.process, ProcessChain):
+            within, between = split_gap(sampler)
+            print(f"    gap at fixed torsions {within:.3f}, of the torsions {between:.3f}")
+
+
+def begun(system: str, changes: tuple[str, ...]) -> Iterator[Trainer]:
+    """A trainer of each configuration, one after the other, all from one start; what is changed is printed."""
     configs = [settle(change(RunConfig(), system=system, threads=1, train=json.loads(text))) for text in changes]
     for config in configs:
         check(config)
@@ -58,11 +69,7 @@ def main(system: tyro.conf.Positional[str], changes: tuple[str, ...] = ("{}",), 
         print(text)
         trainer = Trainer(target, config.train, torch.Generator().manual_seed(config.train.seed))
         trainer.begin(start if config.train.start == "annealed" else None)
-        _train(trainer, samples)
-        sampler = trainer.sampler()
-        if isinstance(sampler.process, ProcessChain):
-            within, between = split_gap(sampler)
-            print(f"    gap at fixed torsions {within:.3f}, of the torsions {between:.3f}")
+        yield trainer
     energy.close()
 
 

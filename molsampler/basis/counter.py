@@ -76,7 +76,7 @@ class EvaluationCounter:
 
     def load_state_dict(self, state: dict) -> None:
         self.by_purpose = Counter(state["by_purpose"])
-        self.non_finite, self.guide = state["non_finite"], state.get("guide", 0)
+        self.non_finite, self.guide = state["non_finite"], state["guide"]
 
 
 def summed(states: list[dict]) -> EvaluationCounter:
@@ -85,5 +85,5 @@ def summed(states: list[dict]) -> EvaluationCounter:
     for state in states:
         counter.by_purpose.update(state["by_purpose"])
         counter.non_finite += state["non_finite"]
-        counter.guide += state.get("guide", 0)
+        counter.guide += state["guide"]
     return counter

@@ -55,7 +55,6 @@ class MoleculeTarget(Target):
         self._compile, self._say = compile, say
         self._place = CompiledOrEager(chart.place_batch_last, say) if compile else chart.place_batch_last
         self._finish = CompiledOrEager(self._log_r_and_score, say) if compile else self._log_r_and_score
-        self._piece_size = self._torch.piece if self._torch is not None else 0
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of z (B, D): line coordinates standardised, soft torsions in radians."""
@@ -73,7 +72,7 @@ class MoleculeTarget(Target):
             return self._differentiate(x)  # the energy books the evaluations
         if not len(x):
             return x.new_zeros(0), torch.zeros_like(x)
-        pieces = [self._piece(piece) for piece in x.detach().split(self._piece_size)]
+        pieces = [self._piece(piece) for piece in x.detach().split(self._torch.piece)]
         log_r, score, inside = (torch.cat(part) for part in zip(*pieces, strict=True))
         bad = torch.isnan(log_r) | torch.isposinf(log_r) | (~torch.isfinite(score).all(-1) & torch.isfinite(log_r))
         self.counter.add(len(x), int(bad.sum()))

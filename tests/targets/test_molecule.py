@@ -103,7 +103,7 @@ def test_padding_and_pieces_change_nothing(monkeypatch, target, points, n):
     x = points.repeat(2, 1)[:n]
     whole = target.log_prob_and_score(x)
     monkeypatch.setattr(molecule_module, "SMALL_PIECE", 4)
-    monkeypatch.setattr(target, "_piece_size", 8)
+    monkeypatch.setattr(target.energy, "piece", 8)
     before = target.counter.total
     pieces = target.log_prob_and_score(x)
     assert pieces[0].shape == (n,) and pieces[1].shape == (n, 60)

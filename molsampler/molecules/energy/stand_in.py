@@ -1,4 +1,4 @@
-"""A molecule's force field at half the work: its implicit solvent with Born radii frozen at the input structure.
+"""A molecule's force field at less work: its implicit solvent with Born radii frozen at the input structure.
 
 What generalised Born solvents cost is the radii, a sum over pairs that has to be made before the sum over pairs that is
 the energy, and differentiated after it. With the radii as constants only the second sum is left, and it has nearly all
