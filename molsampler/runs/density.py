@@ -219,7 +219,7 @@ def sample(
     check_samples(n, sampler)
     seed = run.config.train.seed if seed is None else seed
     generator = ranks.generator(seed + 1, run.config.device)
-    trained = run.trainer.sampler()
+    trained = run.smc_sampler(generator) if sampler == "smc" else run.trainer.sampler()
     with run.target.counter.purpose("analysis"):
         drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator).gathered()
     with torch.no_grad():

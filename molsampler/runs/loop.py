@@ -20,7 +20,8 @@ from molsampler import __version__
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, check_values, without_effect
-from molsampler.smc.trained import check_samples
+from molsampler.smc.emulator import LEAST, Emulator
+from molsampler.smc.trained import TrainedSampler, check_samples
 from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
 from molsampler.store.config_file import load_toml, to_toml, update
@@ -61,6 +62,25 @@ class TrainingRun:
     def coordinates_state(self) -> dict:
         """What a checkpoint holds of the target: the state of its coordinates."""
         return self.trainer.target.coordinates.state_dict()
+
+    def smc_sampler(self, generator: torch.Generator) -> TrainedSampler:
+        """What samples by SMC: with an emulator, where smc.proposals asks for more than one."""
+        sampler = self.trainer.sampler()
+        if self.trainer.config.smc.proposals == 1:
+            return sampler
+        held = len(self.trainer.behaviours.buffer)
+        if held < LEAST:
+            self.say(f"note: smc.proposals has no effect: {held} replayed states are too few to fit an emulator to")
+            return sampler
+        emulator = self.emulator(generator)
+        self.say(f"emulator of log R: fitted to {held:,} replayed states, {emulator.error:.2f} off on others of them")
+        return dataclasses.replace(sampler, emulator=emulator)
+
+    def emulator(self, generator: torch.Generator) -> Emulator:
+        """An emulator of log R, fitted to this rank's replayed states."""
+        trainer, buffer = self.trainer, self.trainer.behaviours.buffer
+        x, log_r = buffer.x[: len(buffer)], buffer.log_r[: len(buffer)]
+        return Emulator(trainer.target, trainer.surrogate.always_finite, x, log_r, generator)
 
     def close(self) -> None:
         """Let go of the directory. Safe to call twice."""

@@ -45,10 +45,11 @@ from molsampler.training.trainer import Trainer
 MOLECULE_TRAIN = change(
     TrainConfig(),
     warm_share=0.12,
+    warm_least=600,
     balanced="torsions",
     schedule={"n_steps": 12, "torsions": "first"},
     policy={"guide": True},
-    smc={"chunk": 4},
+    smc={"chunk": 4, "proposals": 8},
     optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 1e-3},
     batch={"denoising": 5100},
     replay={"capacity": 240_000},

@@ -54,7 +54,8 @@ def sample(
     sampler = sampler or job.config.sampler
     check_samples(n, sampler)
     generator = _generator(job, 1, seed)
-    trained, counter = job.trainer.sampler(), job.target.counter
+    trained = job.smc_sampler(generator) if sampler == "smc" else job.trainer.sampler()
+    counter = job.target.counter
     own, silent = len(ranks.portion(n)), not (progress and ranks.first())
     with tqdm(total=own, desc="sampling", unit="sample", disable=silent) as bar, counter.purpose("analysis"):
         drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator, bar.update)

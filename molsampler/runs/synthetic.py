@@ -103,7 +103,9 @@ def conclude(run: SyntheticRun) -> dict[str, Any]:
     trained = run.trainer.sampler()
     with run.target.counter.purpose("analysis"):
         drawn = trained.draw(run.config.samples, generator).gathered()
-        particles = trained.smc(run.config.samples, generator).gathered() if trained.twist_trained else None
+        particles = None
+        if trained.twist_trained:
+            particles = run.smc_sampler(generator).smc(run.config.samples, generator).gathered()
     return _conclude(run, drawn, particles, density.costs(run), generator) or {}
 
 

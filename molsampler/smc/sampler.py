@@ -4,8 +4,11 @@
     multiply the weights by F_end prod p_B / (F_start prod p_F)
     where ESS < kappa K and n < N: resample from a ~ w^lambda, keep w / (K a)
 
+    at n = N, where an emulator of R is given: multiply by the emulator's value instead of R's, resample K of the
+        proposals * K that were walked, and multiply these by R over it
+
 The weights start at 1 from p_0 (F_0 = p_0), end at F_N = R and stay unnormalised, so their mean is an unbiased
-estimate of Z for every twist, kappa and lambda.
+estimate of Z for every twist, emulator, kappa and lambda.
 """
 
 from __future__ import annotations
@@ -33,11 +36,18 @@ class SMCConfig:
     chunk: int = setting(6, "steps between two looks at the weights; divides N", low=1)
     kappa: float = setting(0.2, "resample where ESS < kappa K", low=0.0)
     gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
+    proposals: int = setting(
+        1,
+        "in sampling, not in training: so many are walked for every sample, and an emulator of the energy, fitted to "
+        "the replay buffer, chooses the one whose energy is evaluated",
+        low=1,
+    )
 
 
 @dataclass
 class SMCInfo:
-    """What happened in a pass, one entry a chunk, in order; the lists grow as it is stepped.
+    """What happened in a pass, one entry a chunk, in order, and where an emulator chose, one for that, with steps N;
+    the lists grow as it is stepped.
 
     steps : chunk ends, the data's N last; increments : (K,) float64, what the chunk added to each particle's log w
     ess : ESS / K at the end, before resampling; exponents : lambda where it resampled, None where not
@@ -73,10 +83,11 @@ class SMCPass:
     """One pass of K particles from the prior to the data, walked chunk by chunk.
 
     log_prob : log R, (B, D) -> (B,), -inf outside the support
+    emulator : a cheap log R, finite everywhere; with one, config.proposals K particles are walked, and K are left
     n : the step that the particles are at; x : (K, D) states there; log_w : (K,) float64 unnormalised log-weights;
     log_f : (K,) log F_n(x) (log p_0 at the start, log R at the end); info : what happened so far
 
-    Without resampling (kappa = 0) this is importance sampling with the policy, whatever the twist.
+    Without resampling (kappa = 0) and emulator this is importance sampling with the policy, whatever the twist.
     """
 
     def __init__(
@@ -87,17 +98,20 @@ class SMCPass:
         n_particles: int,
         config: SMCConfig,
         generator: torch.Generator,
+        emulator: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.policy, self.log_twist, self.log_prob = policy, log_twist, log_prob
-        self.config, self.generator = config, generator
+        self.config, self.generator, self.emulator = config, generator, emulator
+        self._kept = n_particles
+        n_walked = n_particles if emulator is None else n_particles * config.proposals
         n_steps = policy.process.n_steps
         self.ends = (*policy.process.chunk_ends(config.chunk), n_steps)
         self.n = 0
         with torch.no_grad():
-            self.x = policy.process.sample_prior(n_particles, generator)
+            self.x = policy.process.sample_prior(n_walked, generator)
             self.log_f = policy.process.log_prior(self.x)
-        self.log_w = torch.zeros(n_particles, dtype=torch.float64, device=self.x.device)
-        self._ancestors = torch.arange(n_particles, device=self.x.device)
+        self.log_w = torch.zeros(n_walked, dtype=torch.float64, device=self.x.device)
+        self._ancestors = torch.arange(n_walked, device=self.x.device)
         self.info = SMCInfo()
 
     @property
@@ -109,12 +123,17 @@ class SMCPass:
         """Walk one chunk: propagate, weigh, and resample where the ESS asks for it."""
         end = next(end for end in self.ends if end > self.n)
         log_ratio = self._propagate(end)
-        log_end = self.log_prob(self.x) if end == self.ends[-1] else self.log_twist(self.x, end)
-        increment = log_end.double() - self.log_f.double() - log_ratio
-        self.log_w, self.log_f, self.n = self.log_w + increment, log_end, end
-        self.info.steps.append(end)
-        self.info.increments.append(increment)
-        self._resample()
+        self.n = end
+        if not self.done:
+            self._weigh(self.log_twist(self.x, end), log_ratio)
+            self._resample()
+        else:
+            if self.emulator is not None:
+                self._weigh(self.emulator(self.x), log_ratio)
+                self._choose()
+                log_ratio = torch.zeros_like(self.log_w)
+            self._weigh(self.log_prob(self.x), log_ratio)
+            self._note(None)
         self.info.distinct_ancestors = len(self._ancestors[self.log_w > -torch.inf].unique())
 
     def run(self) -> tuple[Particles, SMCInfo]:
@@ -132,17 +151,49 @@ class SMCPass:
             self.x = x_next
         return log_ratio
 
+    def _weigh(self, log_f: Tensor, log_ratio: Tensor) -> None:
+        """Multiply the weights by F here (K,) over F at the start and the policy's ratio, the log of which is given."""
+        increment = log_f.double() - self.log_f.double() - log_ratio
+        self.log_w, self.log_f = self.log_w + increment, log_f
+        self.info.steps.append(self.n)
+        self.info.increments.append(increment)
+
     def _resample(self) -> None:
-        if bool((self.log_w.isnan() | self.log_w.isposinf()).any()):  # a broken pass; who asked for it decides
-            self.info.ess.append(math.nan)
-            self.info.exponents.append(None)
+        weights = self._weights()
+        if weights is None or weights.collapsed or weights.ess_fraction >= self.config.kappa:
+            self._note(None)
             return
-        weights, exponent = LogWeights(self.log_w), None
-        if not self.done and not weights.collapsed and weights.ess_fraction < self.config.kappa:
-            exponent = weights.tempering_exponent(self.config.gamma)
-            proposal = weights.power(exponent).normalised
-            picked = systematic(self.generator, proposal, len(weights))
-            self.log_w = self.log_w[picked] - (len(weights) * proposal[picked]).log()
-            self.x, self.log_f, self._ancestors = self.x[picked], self.log_f[picked], self._ancestors[picked]
-        self.info.ess.append(weights.ess_fraction)
+        exponent = weights.tempering_exponent(self.config.gamma)
+        self._note(exponent)
+        self._pick(weights, exponent, len(weights))
+
+    def _choose(self) -> None:
+        """As many of the proposals as are to be left, by their whole weight."""
+        weights = self._weights()
+        if weights is None or weights.collapsed:  # whichever: a broken pass, or one without a hope
+            self._note(None)
+            self._take(torch.arange(self._kept, device=self.x.device))
+            return
+        self._note(1.0)
+        self._pick(weights, 1.0, self._kept)
+
+    def _weights(self) -> LogWeights | None:
+        """The weights now; None in a broken pass, of which whoever asked for it decides."""
+        broken = bool((self.log_w.isnan() | self.log_w.isposinf()).any())
+        return None if broken else LogWeights(self.log_w)
+
+    def _note(self, exponent: float | None) -> None:
+        weights = self._weights()
+        self.info.ess.append(math.nan if weights is None else weights.ess_fraction)
         self.info.exponents.append(exponent)
+
+    def _pick(self, weights: LogWeights, exponent: float, n: int) -> None:
+        """n of the particles from a ~ w^exponent, by what they weigh beyond it."""
+        proposal = weights.power(exponent).normalised
+        picked = systematic(self.generator, proposal, n)
+        self._take(picked)
+        self.log_w = self.log_w - (len(weights) * proposal[picked]).log()
+
+    def _take(self, index: Tensor) -> None:
+        self.x, self.log_w, self.log_f = self.x[index], self.log_w[index], self.log_f[index]
+        self._ancestors = self._ancestors[index]

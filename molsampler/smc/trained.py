@@ -55,6 +55,7 @@ class TrainedSampler:
     """policy : with the averaged parameters; twist : log F_n; log_z : the learnt log Z, a scalar
     log_prob : log R, (B, D) -> (B,), -inf off the support; bounded : log R -> the finite surrogate in the twist
     smc_config : chunks and resampling; twist_trained : False where nothing has trained the twist
+    emulator : a cheap log R, finite everywhere, that chooses among proposals in SMC
     """
 
     policy: Policy
@@ -64,6 +65,7 @@ class TrainedSampler:
     bounded: Callable[[Tensor], Tensor]
     smc_config: SMCConfig
     twist_trained: bool = True
+    emulator: Callable[[Tensor], Tensor] | None = None
 
     @property
     def process(self) -> Process:
@@ -95,7 +97,9 @@ class TrainedSampler:
         size = -(-n // passes)
         parts, ancestors = [], []
         for k in ranks.portion(passes):
-            one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator)
+            one = SMCPass(
+                self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator, self.emulator
+            )
             particles, info = one.run()
             log_r = particles.log_r
             log_ratio = torch.where(log_r > -torch.inf, log_r.double() - particles.log_w, 0.0)

@@ -98,6 +98,10 @@ class MoleculeTarget(Target):
         does not cover that."""
         return self._guide_score if self._stand_in is not None else None
 
+    def stand_in(self) -> Callable[[Tensor], Tensor] | None:
+        """log R with that force field."""
+        return self._guide_log_r if self._stand_in is not None else None
+
     @functools.cached_property
     def _stand_in(self) -> TorchEnergy | None:
         try:
@@ -106,15 +110,22 @@ class MoleculeTarget(Target):
         except UnsupportedForce:
             return None
 
-    @torch.no_grad()
     def _guide_score(self, x: Tensor) -> Tensor:
+        return self._guided(x)[1]
+
+    def _guide_log_r(self, x: Tensor) -> Tensor:
+        return self._guided(x)[0]
+
+    @torch.no_grad()
+    def _guided(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log R (B,) and score (B, D) by the stand-in."""
         energy = self._stand_in
         assert energy is not None
         if not len(x):
-            return torch.zeros_like(x)
+            return x.new_zeros(0), torch.zeros_like(x)
         self.counter.add_guide(len(x))
-        found = [self._placed(piece, energy)[2].T[: len(piece)] for piece in x.split(energy.piece)]
-        return torch.cat(found)
+        found = [(len(piece), *self._placed(piece, energy)[1:]) for piece in x.split(energy.piece)]
+        return torch.cat([log_r[:n] for n, log_r, _ in found]), torch.cat([score.T[:n] for n, _, score in found])
 
     def _log_r_and_score(self, charted: Charted, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """What `place_batch_last` gave, U (B,) kJ/mol and dU/dx (3, N, B) -> log R (B,) and score (D, B)."""

@@ -54,6 +54,10 @@ class Target(ABC):
         where the target knows of none."""
         return None
 
+    def stand_in(self) -> Callable[[Tensor], Tensor] | None:
+        """The logarithm of that stand-in, (B, D) -> (B,), up to a constant, where there is one."""
+        return None
+
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) exact or high-accuracy samples, where the target can give them."""
         raise TypeError(f"{type(self).__name__} cannot be sampled directly")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PROBE_UPDATES = 12  # updates timed to turn minutes into numbers of updates
 _WARM = 3  # before the clock starts
+_MOST = 0.5  # of a budget, for the least number of denoising updates
 _RATE = 1e-3  # share of the learning rate in probes; what they learn is put back
 
 
@@ -57,9 +58,12 @@ def plan(trainer: Trainer) -> TrainConfig:
     def numbers(spent: float, each: float) -> tuple[int, int]:
         """Updates of both phases, where local moves take so many seconds in all and `each` more an update."""
         left = max(budget - spent, 0.0)
-        warm = round(left * warm_share / (warm_seconds + each)) if warm_updates is None else warm_updates
+        share = warm_share
+        if warm_share and warm_updates is None and config.updates is None and left:
+            share = max(share, min(config.warm_least * (warm_seconds + each) / left, _MOST))
+        warm = round(left * share / (warm_seconds + each)) if warm_updates is None else warm_updates
         after = config.updates
-        return warm, max(1, round(left * (1.0 - warm_share) / (seconds + each))) if after is None else after
+        return warm, max(1, round(left * (1.0 - share) / (seconds + each))) if after is None else after
 
     planned = numbers(0.0, each)
     if sum(planned) * each > most:  # the limit on their evaluations ends them before every round is made

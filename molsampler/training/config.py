@@ -187,6 +187,12 @@ class TrainConfig:
         unit="min", above=0.0,
     )  # fmt: skip
     warm_share: float = setting(0.75, "share of the budget for denoising", low=0.0, high=1.0, needs=_ANNEALED)
+    warm_least: int = setting(
+        0,
+        "updates of denoising that are made whatever their share of the budget, as long as they leave half of it",
+        low=0,
+        needs=_ANNEALED,
+    )
     warm_updates: int | None = setting(None, "updates of denoising; left out, `minutes` decides", low=0)
     updates: int | None = setting(None, "updates of the objective; left out, `minutes` decides", low=0)
     precision: Literal["auto", "float32", "bfloat16"] = setting(

@@ -35,12 +35,19 @@ def bad_twist(x: torch.Tensor, n: int) -> torch.Tensor:
     return 0.3 * n * torch.sin(2.0 * x[:, 0] + n) + 0.7 * x[:, 1].cos() - 3.0 * n
 
 
+def bad_emulator(x: torch.Tensor) -> torch.Tensor:
+    """Finite, and far off; it does not know of the wall."""
+    return TARGET.log_prob(x).clamp_min(-8.0) + 0.8 * torch.sin(3.0 * x[:, 0]) - 5.0
+
+
 CASES = {
     "importance sampling": SMCConfig(chunk=1, kappa=0.0, gamma=0.05),
     "resampling": SMCConfig(chunk=1, kappa=0.7, gamma=0.0),
     "always resampling": SMCConfig(chunk=2, kappa=1.1, gamma=0.0),
     "tempering": SMCConfig(chunk=1, kappa=0.9, gamma=0.7),
     "uniform resampling": SMCConfig(chunk=2, kappa=1.1, gamma=1.0),
+    "proposals": SMCConfig(chunk=2, kappa=0.0, proposals=3),
+    "proposals, resampling": SMCConfig(chunk=1, kappa=0.9, gamma=0.5, proposals=2),
 }
 
 
@@ -55,7 +62,8 @@ def test_estimate_of_z_is_unbiased(name, target):
     moments = torch.stack([exact[:, 0], exact[:, 1].cos()], 1)
     estimates, resampled, zeros = [], 0, 0
     for _ in range(100):
-        particles, info = SMCPass(policy, bad_twist, target.log_prob, 320, config, generator).run()
+        emulator = bad_emulator if config.proposals > 1 else None
+        particles, info = SMCPass(policy, bad_twist, target.log_prob, 320, config, generator, emulator).run()
         w = particles.weights.log_w.exp()
         f = torch.stack([torch.ones_like(w), particles.x[:, 0], particles.x[:, 1].cos()], 1)
         estimates.append((w[:, None] * f).mean(0))
@@ -211,3 +219,38 @@ def test_a_seed_gives_the_same_run():
     policy, config = bad_policy(), CASES["tempering"]
     one, two = (SMCPass(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11)).run()[0] for _ in range(2))
     assert torch.equal(one.x, two.x) and torch.equal(one.log_w, two.log_w)
+
+
+def test_an_emulator_chooses_among_the_proposals_whose_energy_is_asked():
+    """60 energies of 240 walked; with the target's own log R as emulator nothing is left to weigh."""
+    asked: list[int] = []
+
+    def log_prob(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return TARGET.log_prob(x)
+
+    config = SMCConfig(chunk=2, kappa=0.0, proposals=4)
+    one = SMCPass(bad_policy(), bad_twist, log_prob, 60, config, seeded(14), TARGET.log_prob)
+    assert len(one.x) == 240
+    particles, info = one.run()
+    assert asked == [60] and len(particles.x) == len(particles.log_r) == len(particles.log_w) == 60
+    torch.testing.assert_close(particles.log_r, TARGET.log_prob(particles.x))
+    assert float(particles.log_w.std()) < 1e-5 and particles.weights.ess_fraction == pytest.approx(1.0)
+    plain, _ = SMCPass(bad_policy(), bad_twist, TARGET.log_prob, 240, SMCConfig(2, 0.0), seeded(14)).run()
+    assert particles.weights.log_mean == pytest.approx(plain.weights.log_mean, abs=1e-5)  # of all that were walked
+    assert info.steps == [2, 4, 4] and info.exponents == [None, 1.0, None] and info.resampled_at == [4]
+    assert [len(part) for part in info.increments] == [240, 240, 60] and info.distinct_ancestors <= 60
+    assert info.ess[1] == pytest.approx(plain.weights.ess_fraction, abs=1e-5)
+
+
+@pytest.mark.parametrize("emulated", [-torch.inf, torch.nan], ids=["hopeless", "broken"])
+def test_proposals_that_none_can_choose_among_leave_a_pass_without_weight(emulated):
+    """The pass has the size that was asked for, and weights that say so."""
+    config = SMCConfig(chunk=2, kappa=0.0, proposals=2)
+
+    def emulator(x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x[:, 0], emulated)
+
+    particles, info = SMCPass(bad_policy(), bad_twist, TARGET.log_prob, 30, config, seeded(15), emulator).run()
+    assert len(particles.x) == 30 and info.exponents == [None, None, None]
+    assert not bool(torch.isfinite(particles.log_w).any())

@@ -76,6 +76,22 @@ def test_moves_that_their_limit_ends_leave_their_time_to_updates(monkeypatch):
     assert none.warm_updates == pytest.approx(90.0 / (0.3 + ROLLOUTS), abs=0.6)
 
 
+@pytest.mark.parametrize(
+    ("minutes", "least", "expected"),
+    [
+        (2.0, 6, (12, 40)),  # the share is more than that
+        (2.0, 30, (30, 33)),
+        (2.0, 500, (60, 22)),
+        (8.0, 200, (200, 104)),
+    ],
+)
+def test_a_least_number_of_denoising_updates_is_made(minutes, least, expected, monkeypatch):
+    """Each takes a second, one of balance 2.7; the share of a tenth is raised to one half at most."""
+    clocked = Clocked(change(OPEN, minutes=minutes, warm_share=0.1, warm_least=least), monkeypatch)
+    planned = budget.plan(clocked)
+    assert (planned.warm_updates, planned.updates) == expected
+
+
 def test_without_moves_and_rollouts_they_take_no_time(monkeypatch):
     clocked = Clocked(change(OPEN, moves={"every": 0}, rollouts={"number": 0}), monkeypatch)
     planned = budget.plan(clocked)
@@ -91,6 +107,9 @@ def test_without_moves_and_rollouts_they_take_no_time(monkeypatch):
         ({"updates": 3}, (90, 3), {"denoise", "moves", "rollouts"}),
         ({"updates": 0}, (90, 0), {"denoise", "moves", "rollouts"}),
         ({"warm_updates": 7, "updates": 3}, (7, 3), set()),
+        ({"warm_updates": 7, "warm_least": 80}, (7, 11), {"balance", "moves"}),
+        ({"updates": 3, "warm_least": 100}, (90, 3), {"denoise", "moves", "rollouts"}),
+        ({"start": "scratch", "warm_least": 100}, (0, 44), {"balance", "moves"}),
         ({"start": "scratch"}, (0, 44), {"balance", "moves"}),
         ({"start": "scratch", "updates": 3}, (0, 3), set()),
         ({"minutes": 1e-3}, (0, 1), {"denoise", "balance", "moves", "rollouts"}),
