@@ -16,8 +16,9 @@ import molsampler
 from molsampler.analysis.pictures.density import draw_density_samples
 from molsampler.basis.settings import change
 from molsampler.basis.space import Space
-from molsampler.runs import density
+from molsampler.runs import density, loop
 from molsampler.runs.density import DensityRunDirectory
+from molsampler.smc import emulator
 from molsampler.store.config_file import read_toml
 from molsampler.targets.target import Target
 from tests import tiny
@@ -169,6 +170,23 @@ def test_a_stopped_run_that_was_looked_at_ends_where_an_unstopped_one_ends(tmp_p
     rows = [density.RunDirectory(tmp_path / name).read_metrics_rows() for name in ("whole", "stopped")]
     looked = {"seconds": "", "evaluations_analysis": ""}
     assert [{**row, **looked} for row in rows[0]] == [{**row, **looked} for row in rows[1]]
+
+
+def test_smc_asks_an_emulator_which_proposals_are_worth_an_evaluation(tmp_path, monkeypatch):
+    """A quarter of what is walked is evaluated, and the estimate is right; a buffer too small to learn from is told."""
+    said: list[str] = []
+    monkeypatch.setattr(emulator, "UPDATES", 200)
+    config = tiny.density_config(train=LEARNING | {"smc": {"proposals": 4}, "replay": {"capacity": 4000}})
+    with molsampler.start(target=gaussian(), out=tmp_path / "run", config=config, progress=False, say=silent) as run:
+        run.train()
+        run.job.say = said.append
+        before = run.job.target.counter.total
+        samples = run.sample(3200, "smc")
+        assert run.job.target.counter.total - before == len(samples.weights) == 3200
+        assert close(run.analyse()["log_z_estimate"], LOG_Z) and "fitted to" in said.pop()
+        monkeypatch.setattr(loop, "LEAST", 5000)
+        run.sample(128, "smc")
+        assert said == ["note: smc.proposals has no effect: 4000 replayed states are too few to fit an emulator to"]
 
 
 def test_more_minutes_train_on(tmp_path):
