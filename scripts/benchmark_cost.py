@@ -100,7 +100,9 @@ def _hardest(reference: Reference) -> tuple[BackbonePair, Estimate]:
     return pair, estimate
 
 
-def _leaving(system: str, reference: Reference, pair: BackbonePair, chains: int, steps: int) -> tuple[float, float, float]:
+def _leaving(
+    system: str, reference: Reference, pair: BackbonePair, chains: int, steps: int
+) -> tuple[float, float, float]:
     """Rate (1/ps) at which Langevin dynamics leaves phi > 0 for good, its error, and seconds a step and chain."""
     molecule, settings = load_molecule(system), reference.summary["settings"]
     energy, generator = make_energy(molecule), torch.Generator().manual_seed(0)

@@ -1,5 +1,5 @@
-"""What sampling costs by importance sampling and by sequential Monte Carlo: the scatter of log Z and of a population over
-repeats, at equal evaluations of the energy.
+"""What sampling costs by importance sampling and by sequential Monte Carlo: the scatter of log Z and of a population
+over repeats, at equal evaluations of the energy.
 
     python scripts/benchmark_sampling.py runs/tetra --repeats 60
 
@@ -88,9 +88,7 @@ def ways(config: SMCConfig, proposals: tuple[int, ...]) -> Iterator[Way]:
     yield Way(f"emulator, {proposals[-1]} proposals; twist, kappa {OFTEN:g}", at(OFTEN, proposals[-1]), True)
 
 
-def repeated(
-    job: Job, way: Way, emulator: Emulator, evaluations: int, repeats: int
-) -> tuple[np.ndarray, float, float]:
+def repeated(job: Job, way: Way, emulator: Emulator, evaluations: int, repeats: int) -> tuple[np.ndarray, float, float]:
     """log Z and the population (repeats, 2); distinct ancestors and seconds of a repeat, on average."""
     generator, sampler = torch.Generator().manual_seed(SEED), job.trainer.sampler()
     found, ancestors, seconds = [], 0, 0.0

@@ -1,5 +1,5 @@
-"""An emulator of log R at the data: a cheap guess at what an evaluation of the energy would say, learnt from states whose
-log R is known.
+"""An emulator of log R at the data: a cheap guess at what an evaluation of the energy would say, learnt from states
+whose log R is known.
 
 The last twist of sequential Monte Carlo (smc/sampler.py): it chooses among many proposals those whose energy is worth
 asking for. log R = base + residual, with the target's stand-in as the base, where it has one, and a network for the

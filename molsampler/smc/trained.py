@@ -97,9 +97,7 @@ class TrainedSampler:
         size = -(-n // passes)
         parts, ancestors = [], []
         for k in ranks.portion(passes):
-            one = SMCPass(
-                self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator, self.emulator
-            )
+            one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator, self.emulator)
             particles, info = one.run()
             log_r = particles.log_r
             log_ratio = torch.where(log_r > -torch.inf, log_r.double() - particles.log_w, 0.0)
