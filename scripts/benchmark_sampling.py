@@ -26,8 +26,8 @@ import tyro
 
 import molsampler
 from molsampler.runs.molecule import Job
-from molsampler.smc.emulator import Emulator
 from molsampler.smc.sampler import SMCConfig, SMCPass
+from molsampler.training.emulator import Emulator
 
 SEED = 20_261_130
 NEVER, OFTEN = 0.0, 0.9  # kappa

@@ -20,12 +20,12 @@ from molsampler import __version__
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, check_values, without_effect
-from molsampler.smc.emulator import LEAST, Emulator
 from molsampler.smc.trained import TrainedSampler, check_samples
 from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
 from molsampler.store.config_file import load_toml, to_toml, update
 from molsampler.store.run_directory import RunDirectory
+from molsampler.training.emulator import LEAST, Emulator
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 

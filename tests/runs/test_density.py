@@ -18,9 +18,9 @@ from molsampler.basis.settings import change
 from molsampler.basis.space import Space
 from molsampler.runs import density, loop
 from molsampler.runs.density import DensityRunDirectory
-from molsampler.smc import emulator
 from molsampler.store.config_file import read_toml
 from molsampler.targets.target import Target
+from molsampler.training import emulator
 from tests import tiny
 from tests.folders import contents
 from tests.training.test_trainer import assert_same

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from molsampler.smc import emulator as emulator_module
-from molsampler.smc.emulator import LEAST, Emulator
+from molsampler.training import emulator as emulator_module
+from molsampler.training.emulator import LEAST, Emulator
 from tests.stochastic import seeded
 from tests.targets.analytic import TwoWells
 
