@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,10 @@ from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.cli.launch import LOST, STOPPED, Several, launch
 from molsampler.runs.molecule import Job
+
+
+NOT_READ = 141
+"""128 + 13: what a shell says of a program whose output nobody reads any more."""
 
 
 class Stopped(Exception):
@@ -37,11 +42,25 @@ def _status(program: str, act: Callable[[], object]) -> int:
         return 2
     except Stopped:
         return STOPPED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return NOT_READ
     except ranks.Lost as error:
         if ranks.SUPERVISED not in os.environ and ranks.claim("loss"):  # else the launcher says it, and knows more
             print(f"{program}: {error}", file=sys.stderr, flush=True)
         return LOST
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has closed it, as `| head` does; what is left goes nowhere then."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def printer(quiet: bool) -> Callable[[str], None]:

@@ -28,6 +28,9 @@ MIN_STD = 0.04
 MAX_STD = 1.4
 """Radians, the largest: one image on each side of the nearest is then exact to 1e-6."""
 _FIRST_STD = 0.37  # of components spaced evenly: sixteen of them are uniform to 1e-6
+_WEIGHT_GAIN = 4.0
+"""A mixture's log-weights are so many times what its network gives: they have to fall by five nats where no angle ever
+is, means and spreads move by a fraction of themselves."""
 _LABEL_GAIN = 10.0
 """A label's logits are so many times their parameters: several nats lie between a rare piece and a common one, and Adam
 moves a parameter by no more than its rate an update."""
@@ -209,7 +212,7 @@ class AngleMixtures(nn.Module):
             features = torch.cat([features, label.expand(*features.shape[:-1], -1)], dim=-1)
         out = self.network(features, n).float() + self.first
         log_weight, mean, log_var = out.chunk(3, dim=-1)
-        return log_weight.log_softmax(-1), mean, log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
+        return (_WEIGHT_GAIN * log_weight).log_softmax(-1), mean, log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
 
     def forward(self, angles: Tensor, n: Steps) -> Tensor:
         """log density of angle n given those before it, (..., B), of angles (..., B, dim), with a label behind them

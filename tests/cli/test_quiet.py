@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 import molsampler
 from molsampler.basis import compilation
 from molsampler.cli import main as cli
+from molsampler.cli.output import NOT_READ, guarded
 from molsampler.runs import results
 from molsampler.store.config_file import to_toml
 from tests import tiny
@@ -86,3 +89,22 @@ def test_check_tells_its_notes_in_place(system, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert [line for line in lines if "2 models" in line][0].startswith("note: ")
     assert [line for line in lines if "instead of torch" in line][0].startswith("note: ")
+
+
+def test_output_that_nobody_reads_ends_without_a_traceback():
+    """As by `molsampler check gly | head -1`: the pipe's other end is closed before anything is said."""
+    program = "import sys, time; from molsampler.cli.main import main; time.sleep(0.2); sys.exit(main(['check', 'gly']))"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    told = process.stderr.read().decode()
+    assert process.wait() == NOT_READ and "Traceback" not in told and "BrokenPipe" not in told
+
+
+def test_a_broken_pipe_of_another_is_no_matter_of_output(capfd):
+    """A worker that has died is told, whoever reads."""
+
+    def lost():
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        guarded("molsampler", lost)

@@ -33,8 +33,9 @@ def soft_torsions(
 ) -> np.ndarray:
     """(N - 3,) bool: which torsions of the Z-matrix are soft.
 
-    By default these are the free torsions about bonds outside every ring whose torsion energy in the force field,
-    summed over the axis, varies by less than `barrier` times RT. `soft` names the axes instead: pairs of bonded atoms,
+    By default these are the free torsions about bonds outside every ring, amides apart, whose torsion energy in the force
+    field, summed over the axis, varies by less than `barrier` times RT. An amide's omega never is, for the support holds
+    one of its sides, whatever the force field says (OpenFF has 19 RT for tertiary ones). `soft` names the axes instead: pairs of bonded atoms,
     by index or by label ("ALA2-N", "ALA2-CA"). Raises InputError for a pair that is no free axis, or lies in a ring.
     """
     axes = [tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms.tolist()]
@@ -48,7 +49,8 @@ def soft_torsions(
             )
     else:
         limit = barrier / molecule.beta
-        chosen = {axis for axis, height in torsion_barriers(molecule, free).items() if height < limit}
+        turning = free - {tuple(sorted(amide[1:3])) for amide in molecule.graph.amides}
+        chosen = {axis for axis, height in torsion_barriers(molecule, turning).items() if height < limit}
     return np.array([bool(f) and axis in chosen for axis, f in zip(axes, zmatrix.free, strict=True)], dtype=bool)
 
 

@@ -156,7 +156,8 @@ def test_soft_torsions_can_be_overridden_by_index_and_by_label():
     soft = soft_torsions(molecule, zmatrix, soft=[(6, 4), (labels[8], labels[14])])
     assert sorted(tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms[soft].tolist()) == [(4, 6), (8, 14)]
     assert soft_torsions(molecule, zmatrix, soft=[]).sum() == 0
-    assert soft_torsions(molecule, zmatrix, barrier=50.0).sum() == 7
+    assert soft_torsions(molecule, zmatrix, barrier=3.0).sum() < 5
+    assert soft_torsions(molecule, zmatrix, barrier=50.0).sum() == 5  # an amide is none, however low its barrier
 
 
 @pytest.mark.parametrize(
