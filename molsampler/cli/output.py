@@ -12,7 +12,6 @@ from molsampler.basis.errors import InputError
 from molsampler.cli.launch import LOST, STOPPED, Several, launch
 from molsampler.runs.molecule import Job
 
-
 NOT_READ = 141
 """128 + 13: what a shell says of a program whose output nobody reads any more."""
 
@@ -54,7 +53,7 @@ def _status(program: str, act: Callable[[], object]) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a pipe whose reader has closed it, as `| head` does; what is left goes nowhere then."""
+    """Whether standard output is a pipe whose reader has closed it, as `| head` does; what is left goes nowhere."""
     asked = select.poll()
     asked.register(sys.stdout.fileno(), 0)
     gone = any(event & select.POLLERR for _, event in asked.poll(0))

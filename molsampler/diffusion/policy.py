@@ -28,7 +28,8 @@ from molsampler.diffusion.guidance import Guidance, ScoreFunction
 from molsampler.diffusion.networks import make_network
 from molsampler.diffusion.process import NoisingProcess, Process, Steps, rows
 
-Network = Callable[[Tensor, Steps], Tensor]
+Network = Callable[..., Tensor]
+"""(states, steps, and whatever else the network takes) -> what it says of them."""
 Mix = Callable[[Tensor, Tensor], Tensor]
 """Two unbiased regression targets (A, W) -> one; see `training.objectives.ControlVariate`."""
 

@@ -47,6 +47,14 @@ class TorsionConfig:
         low=1,
         needs={"train.schedule.torsions": "first"},
     )
+    dropout: float = setting(
+        0.4,
+        "share of the angles before it that an angle is not told in denoising, which keeps mixtures from learning by "
+        "heart the few states that annealing found",
+        low=0.0,
+        below=1.0,
+        needs={"train.schedule.torsions": "first"},
+    )
     width: int = setting(128, "of a hidden layer", low=1, needs={"train.schedule.torsions": "first"})
     depth: int = setting(2, "hidden layers", low=1, needs={"train.schedule.torsions": "first"})
 
@@ -136,10 +144,13 @@ class TorsionPolicy(Policy):
         return x_next, _log_mixture(angle, log_weight, mean, log_var)
 
     def fit_losses(self, x_data: Tensor, score: Tensor, mix: Mix, generator: torch.Generator) -> Tensor:
-        """-log p_F of each angle given those before it, exact; each of the states that are taken trains every angle."""
+        """-log p_F of each angle given those before it, of which it is told a part; each of the states that are taken
+        trains every angle."""
         steps = torch.arange(self.process.n_steps, device=x_data.device)
         x = x_data[None, : self.config.states]
-        return -self._log_density(self._seen(x[..., self.own], x), steps).mean(-1)
+        shape = (len(steps), x.shape[1], len(steps))
+        told = torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) >= self.config.dropout
+        return -self._log_density(self._seen(x[..., self.own], x), steps, told.to(x)).mean(-1)
 
 
 class LabelPolicy(Policy):
@@ -202,22 +213,30 @@ class AngleMixtures(nn.Module):
         angle = torch.arange(space.n_features()) % dim
         seen = (angle < torch.arange(dim)[:, None]).float()
         self.register_buffer("seen", seen[:, None, :], persistent=False)  # (dim, 1, features) at step n
+        self.register_buffer("of_angle", angle, persistent=False)
 
-    def mixture(self, angles: Tensor, n: Steps) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self, angles: Tensor, n: Steps, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log-variances (..., B, K) of angle n, given those before it in angles (..., B,
-        dim), with a label behind them where there is one."""
+        dim), with a label behind them where there is one.
+
+        told : (..., B, dim), 1 for an angle that it is told, 0 for one that it is not; left out, all are told
+        """
         features = self.space.features(angles[..., : self.space.dim]) * self.seen[n]
+        if told is not None:
+            features = features * told[..., self.of_angle]
         if self.labels:
             label = self.labels.features(angles[..., self.space.dim :])
             features = torch.cat([features, label.expand(*features.shape[:-1], -1)], dim=-1)
         out = self.network(features, n).float() + self.first
         log_weight, mean, log_var = out.chunk(3, dim=-1)
-        return (_WEIGHT_GAIN * log_weight).log_softmax(-1), mean, log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
+        log_var = log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
+        return (_WEIGHT_GAIN * log_weight).log_softmax(-1), mean, log_var
 
-    def forward(self, angles: Tensor, n: Steps) -> Tensor:
-        """log density of angle n given those before it, (..., B), of angles (..., B, dim), with a label behind them
-        where there is one; for steps n (S,) angles may be (1, B, dim), the same states for every step."""
-        mixture = self.mixture(angles, n)
+    def forward(self, angles: Tensor, n: Steps, told: Tensor | None = None) -> Tensor:
+        """log density of angle n given those before it that it is told (`mixture`), (..., B), of angles (..., B, dim),
+        with a label behind them where there is one; for steps n (S,) angles may be (1, B, dim), the same states for
+        every step."""
+        mixture = self.mixture(angles, n, told)
         if isinstance(n, int):
             return _log_mixture(angles[..., n], *mixture)
         index = n[:, None, None].expand(-1, angles.shape[-2], 1)

@@ -44,13 +44,13 @@ from molsampler.training.trainer import Trainer
 
 MOLECULE_TRAIN = change(
     TrainConfig(),
-    warm_share=0.12,
-    warm_least=600,
+    warm_share=0.06,
+    warm_least=300,
     balanced="torsions",
     schedule={"n_steps": 12, "torsions": "first"},
     policy={"guide": True},
     smc={"chunk": 4, "proposals": 8},
-    optimiser={"method": "soap", "warm_rate": 6e-3, "rate": 1e-3},
+    optimiser={"method": "soap", "warm_rate": 6e-3, "mixture_rate": 6e-3, "rate": 1e-3},
     batch={"denoising": 5100},
     replay={"capacity": 240_000},
     moves={"every": 10, "limit": 6_000_000},

@@ -228,9 +228,9 @@ def accelerator(
         if precision == "float32":
             return fast
 
-        def reduced(x: Tensor, n: Steps) -> Tensor:
+        def reduced(x: Tensor, n: Steps, *more: Tensor) -> Tensor:
             with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-                return fast(x, n).float()
+                return fast(x, n, *more).float()
 
         return reduced
 

@@ -93,7 +93,9 @@ def test_check_tells_its_notes_in_place(system, capfd):
 
 def test_output_that_nobody_reads_ends_without_a_traceback():
     """As by `molsampler check gly | head -1`: the pipe's other end is closed before anything is said."""
-    program = "import sys, time; from molsampler.cli.main import main; time.sleep(0.2); sys.exit(main(['check', 'gly']))"
+    program = (
+        "import sys, time; from molsampler.cli.main import main; time.sleep(0.2); sys.exit(main(['check', 'gly']))"
+    )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     told = process.stderr.read().decode()

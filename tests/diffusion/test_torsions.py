@@ -15,9 +15,10 @@ SPACE = Space.of(0, 3)
 PROCESS = Reveal(SPACE)
 
 
-def policy(trained: bool = True, states: int = 100) -> TorsionPolicy:
+def policy(trained: bool = True, states: int = 100, **more) -> TorsionPolicy:
     """A small policy; `trained` gives its last layer weights, so that mixtures differ and depend on what was drawn."""
-    made = TorsionPolicy(PROCESS, TorsionConfig(components=4, width=16, states=states), seeded(0), slice(0, 3)).double()
+    config = TorsionConfig(components=4, width=16, states=states, **more)
+    made = TorsionPolicy(PROCESS, config, seeded(0), slice(0, 3)).double()
     if trained:
         with torch.no_grad():
             made.density.network.weights[-1].normal_(0.0, 0.5, generator=seeded(1))
@@ -102,7 +103,7 @@ def test_the_backward_kernel_takes_one_angle_away_for_certain():
 
 def test_the_loss_is_the_negative_log_likelihood():
     """fit_losses is -log q of each angle over as many states as are asked for, and its gradient is not zero."""
-    p = policy(states=10)
+    p = policy(states=10, dropout=0.0)
     data = SPACE.sample_prior(12, seeded(9), dtype=torch.float64)
     losses = p.fit_losses(data, data, lambda a, w: a, seeded(10))
     for n in range(3):
@@ -110,3 +111,33 @@ def test_the_loss_is_the_negative_log_likelihood():
         assert losses[n].item() == pytest.approx(expected.item())
     losses.sum().backward()
     assert all(bool(w.grad.abs().sum() > 0) for w in p.density.network.weights)
+
+
+def test_what_an_angle_is_not_told_leaves_no_trace():
+    """With nothing told the mixture of the last angle is that of an angle without others, whatever they are; told all,
+    it is the mixture itself."""
+    p = policy()
+    x = SPACE.sample_prior(6, seeded(11), dtype=torch.float64)
+    other = torch.cat([SPACE.sample_prior(6, seeded(12), dtype=torch.float64)[:, :2], x[:, 2:]], 1)
+    assert not torch.equal(p.density(x, 2), p.density(other, 2))
+    nothing = torch.zeros_like(x)
+    torch.testing.assert_close(p.density(x, 2, nothing), p.density(other, 2, nothing))
+    torch.testing.assert_close(p.density(x, 2, torch.ones_like(x)), p.density(x, 2))
+    second = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(6, 3)
+    mixed = torch.cat([other[:, :1], x[:, 1:]], 1)
+    torch.testing.assert_close(p.density(x, 2, second), p.density(mixed, 2, second))
+
+
+def test_denoising_hides_its_share_of_the_angles():
+    """The loss of the first angle, which is told nothing, is exact at any dropout; that of the last is -log q of draws
+    that are told part: its mean over many masks lies where the masks that were handed in put it."""
+    p, data = policy(states=500, dropout=0.3), SPACE.sample_prior(500, seeded(13), dtype=torch.float64)
+    told: list[torch.Tensor] = []
+    p._log_density = lambda x, n, mask: (told.append(mask), p.density(x, n, mask))[1]
+    losses = p.fit_losses(data, data, lambda a, w: a, seeded(14))
+    (mask,), p = told, policy(states=500)
+    assert mask.shape == (3, 500, 3) and set(mask.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(mask.mean()) - 0.7) < 4.5 * math.sqrt(0.3 * 0.7 / mask.numel())
+    exact = -p.log_prob(data, PROCESS.before(data, 0), 0).mean()
+    assert losses[0].item() == pytest.approx(exact.item())
+    assert losses[2].item() == pytest.approx(-p.density(data, 2, mask[2]).mean().item())

@@ -33,10 +33,11 @@ def soft_torsions(
 ) -> np.ndarray:
     """(N - 3,) bool: which torsions of the Z-matrix are soft.
 
-    By default these are the free torsions about bonds outside every ring, amides apart, whose torsion energy in the force
-    field, summed over the axis, varies by less than `barrier` times RT. An amide's omega never is, for the support holds
-    one of its sides, whatever the force field says (OpenFF has 19 RT for tertiary ones). `soft` names the axes instead: pairs of bonded atoms,
-    by index or by label ("ALA2-N", "ALA2-CA"). Raises InputError for a pair that is no free axis, or lies in a ring.
+    By default these are the free torsions about bonds outside every ring, amides apart, whose torsion energy in the
+    force field, summed over the axis, varies by less than `barrier` times RT. An amide's omega never is, for the
+    support holds one of its sides, whatever the force field says (OpenFF has 19 RT for tertiary ones). `soft` names the
+    axes instead: pairs of bonded atoms, by index or by label ("ALA2-N", "ALA2-CA"). Raises InputError for a pair that
+    is no free axis, or lies in a ring.
     """
     axes = [tuple(sorted(t[1:3])) for t in zmatrix.torsion_atoms.tolist()]
     free = {axis for axis, is_free in zip(axes, zmatrix.free, strict=True) if is_free} - molecule.graph.ring_bonds
