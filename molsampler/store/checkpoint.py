@@ -14,7 +14,7 @@ from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.store.atomic import atomic_path
 
-FORMAT = 4
+FORMAT = 5
 """Of what a checkpoint holds; one of another format is refused."""
 _MISFITS = (KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 
