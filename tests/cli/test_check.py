@@ -137,7 +137,7 @@ def test_what_is_printed_holds_what_was_found(aldp):
 @pytest.mark.parametrize(
     ("preset", "words"),
     [
-        ("long", "then 12 steps of diffusion; 60 minutes of training, of these 12% denoising; 10,000 samples"),
+        ("long", "then 12 steps of diffusion; 60 minutes of training, of these 6% denoising; 10,000 samples"),
         ("paper", "schedule (preset paper): 128 steps of diffusion; 240 minutes of training"),
         ("smoke", "then 6 steps of diffusion; 60 updates of denoising and 40 of balance; 512 samples"),
     ],
