@@ -6,8 +6,9 @@ Effective samples are those of the population that is hardest to come by, of phi
 reference has the fewest: p (1 - p) / (standard error)^2. The sampler's are of the samples in the run directory. Replica
 exchange's are of the stored reference, over its independent ladders. Of Langevin dynamics, at the reference's time
 step, friction and hydrogen mass, the rate is measured at which it leaves phi > 0, from frames of the reference there:
-relaxation takes tau = (1 - p) / rate, and an effective sample 2 tau. Evaluations of the energy are counted, and seconds
-are of one thread here: replica exchange's by what a step of the same torch energy takes in the batch of Langevin's.
+relaxation takes tau = (1 - p) / rate, and an effective sample 2 tau. Evaluations of the energy are counted. Seconds
+are of one thread: of dynamics by what a step of the same torch energy takes here, of the sampler what the run took,
+which is to have had one thread of this machine.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def main(run: tyro.conf.Positional[Path], chains: int = 1024, steps: int = 10_00
     """
     torch.set_num_threads(1)
     system = load_toml(run / "config.toml")["system"]
+    held = load_toml(run / "config.toml")
+    if held["threads"] != 1 or held["processes"] != 1:
+        raise SystemExit(f"'{run}' was not trained with --threads 1, so that its seconds cannot be compared")
     reference = find_reference(system)
     if reference is None:
         raise SystemExit(f"'{system}' has no stored reference: make one by molsampler reference {system}")
@@ -117,6 +121,8 @@ def _leaving(
         left.append(_remaining(state, reference, pair))
     seconds = time.perf_counter() - begun
     span = (1.0 - FIRST) * steps * settings["timestep"]
+    if not 0 < left[1] < left[0]:
+        raise SystemExit(f"of {left[0]} chains {left[1]} stayed where phi > 0: give other --steps")
     stay = left[1] / left[0]
     return -math.log(stay) / span, math.sqrt((1.0 - stay) / (stay * left[0])) / span, seconds / (chains * steps)
 

@@ -11,6 +11,7 @@ trained backward, of the same sizes, timed bare in the same run.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections import Counter, defaultdict
@@ -72,8 +73,8 @@ class Stopwatch:
         stacks = [stack for part in module.modules() if isinstance(part, StepwiseMLP) for stack in part.weights]
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
-        def noted(x: Tensor, n: Any) -> Tensor:
-            out = timed(x, n)
+        def noted(x: Tensor, n: Any, *more: Tensor) -> Tensor:
+            out = timed(x, n, *more)
             trained, steps = out.requires_grad, 1 if isinstance(n, int) else len(n)
             for layer in layers:
                 self.products[1, x[..., 0].numel(), layer.in_features, layer.out_features, trained] += 1
@@ -98,6 +99,8 @@ def main(
     begin = torch.Tensor.backward
     for trainer in begun(system, changes):
         torch.set_num_threads(threads)
+        made = SETTLING + updates
+        trainer.config = dataclasses.replace(trainer.config, warm_updates=made, updates=made)
         watch = Stopwatch()
         torch.Tensor.backward = watch.part("backward", begin)
         _watched(trainer, watch)
@@ -122,7 +125,7 @@ def _watched(trainer: Trainer, watch: Stopwatch) -> None:
     watched = {id(learner.policy): "sampling", id(learner.training_policy): "training"}
     for policy in (learner.policy, learner.training_policy, learner.averaged):
         use = watched.get(id(policy), "sampling")
-        for view in policy.views:
+        for view in getattr(policy, "views", [policy]):
             if isinstance(view, DiffusionPolicy):
                 view._evaluate = watch.network(view.network, view._evaluate, f"diffusion network, {use}")
                 if view.guidance is not None and "forward" not in vars(view.guidance):

@@ -32,7 +32,10 @@ def guarded(program: str, act: Callable[[], object]) -> int:
 def _status(program: str, act: Callable[[], object]) -> int:
     try:
         ranks.join()
-        act()
+        try:
+            act()
+        finally:
+            sys.stdout.flush()  # what is still to be written fails here, if at all, and not as Python ends
     except Several as wanted:
         return launch(guarded, program, wanted)
     except InputError as error:
@@ -54,11 +57,15 @@ def _status(program: str, act: Callable[[], object]) -> int:
 
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe whose reader has closed it, as `| head` does; what is left goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file: somebody has put something else in its place
+        return False
     asked = select.poll()
-    asked.register(sys.stdout.fileno(), 0)
+    asked.register(output, 0)
     gone = any(event & select.POLLERR for _, event in asked.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return gone
 
 

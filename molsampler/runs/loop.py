@@ -25,7 +25,7 @@ from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
 from molsampler.store.config_file import load_toml, to_toml, update
 from molsampler.store.run_directory import RunDirectory
-from molsampler.training.emulator import LEAST, Emulator
+from molsampler.training.emulator import Emulator, TooFewStates
 from molsampler.training.learner import faster_precision
 from molsampler.training.trainer import Trainer
 
@@ -66,14 +66,17 @@ class TrainingRun:
     def smc_sampler(self, generator: torch.Generator) -> TrainedSampler:
         """What samples by SMC: with an emulator, where smc.proposals asks for more than one."""
         sampler = self.trainer.sampler()
-        if self.trainer.config.smc.proposals == 1:
+        if self.trainer.config.smc.proposals == 1 or not sampler.twist_trained:
             return sampler
-        held = len(self.trainer.behaviours.buffer)
-        if held < LEAST:
-            self.say(f"note: smc.proposals has no effect: {held} replayed states are too few to fit an emulator to")
+        try:
+            emulator = self.emulator(generator)
+        except TooFewStates as error:
+            self.say(f"note: smc.proposals has no effect: {error}")
             return sampler
-        emulator = self.emulator(generator)
-        self.say(f"emulator of log R: fitted to {held:,} replayed states, {emulator.error:.2f} off on others of them")
+        self.say(
+            f"emulator of log R: fitted to nine tenths of {len(self.trainer.behaviours.buffer):,} replayed states, "
+            f"{emulator.error:.2f} nats off (standard deviation) on the rest"
+        )
         return dataclasses.replace(sampler, emulator=emulator)
 
     def emulator(self, generator: torch.Generator) -> Emulator:

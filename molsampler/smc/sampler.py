@@ -38,8 +38,8 @@ class SMCConfig:
     gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
     proposals: int = setting(
         1,
-        "in sampling, not in training: so many are walked for every sample, and an emulator of the energy, fitted to "
-        "the replay buffer, chooses the one whose energy is evaluated",
+        "in sampling, not in training: so many times more are walked than are kept, and an emulator of the energy, "
+        "fitted to the replay buffer, chooses those whose energy is evaluated",
         low=1,
     )
 
@@ -170,9 +170,10 @@ class SMCPass:
     def _choose(self) -> None:
         """As many of the proposals as are to be left, by their whole weight."""
         weights = self._weights()
-        if weights is None or weights.collapsed:  # whichever: a broken pass, or one without a hope
+        if weights is None or weights.collapsed:  # what broke the pass comes first, for those who ask whether it did
             self._note(None)
-            self._take(torch.arange(self._kept, device=self.x.device))
+            whole = ~(self.log_w.isnan() | self.log_w.isposinf())
+            self._take(whole.long().argsort(stable=True)[: self._kept])
             return
         self._note(1.0)
         self._pick(weights, 1.0, self._kept)

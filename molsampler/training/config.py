@@ -189,7 +189,8 @@ class TrainConfig:
     warm_share: float = setting(0.75, "share of the budget for denoising", low=0.0, high=1.0, needs=_ANNEALED)
     warm_least: int = setting(
         0,
-        "updates of denoising that are made whatever their share of the budget, as long as they leave half of it",
+        "least number of updates of denoising where the budget decides, but no more than fit into half of it; where "
+        "`updates` is given, `warm_share` alone counts",
         low=0,
         needs=_ANNEALED,
     )

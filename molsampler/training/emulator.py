@@ -27,6 +27,10 @@ _FRINGE = 0.001  # of the residuals, on either side, that the network's guess ma
 _LINEAR = 1.0  # nats, residuals beyond which count linearly: states that overlap are not to lead
 
 
+class TooFewStates(ValueError):
+    """There are not enough states to learn from."""
+
+
 @dataclass(frozen=True)
 class EmulatorNetwork:
     """Of the residual; wider than a twist's, which sees noise where this has data."""
@@ -49,13 +53,14 @@ class Emulator:
         """Fit to log R (M,) at states x (M, D).
 
         bounded : log R -> a finite surrogate, for bases that are not finite
+        Raises TooFewStates for fewer than LEAST whose base is finite.
         """
         self._base = target.stand_in() or target.space.log_prior
         self._bounded = bounded
         residual = log_r - self._base_of(x)
         x, residual = x[torch.isfinite(residual)], residual[torch.isfinite(residual)]
         if len(x) < LEAST:
-            raise ValueError(f"{len(x)} states are too few to fit an emulator to; it takes {LEAST}")
+            raise TooFewStates(f"{len(x):,} replayed states are too few to fit an emulator to, which takes {LEAST:,}")
         ordered = residual.sort().values  # torch.quantile refuses many values
         self.low, self.middle, self.high = (
             float(ordered[round(share * (len(ordered) - 1))]) for share in (_FRINGE, 0.5, 1.0 - _FRINGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -91,12 +92,14 @@ def test_check_tells_its_notes_in_place(system, capfd):
     assert [line for line in lines if "instead of torch" in line][0].startswith("note: ")
 
 
-def test_output_that_nobody_reads_ends_without_a_traceback():
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [["check", "gly"], ["--help"]], ids=["check", "help"])
+def test_output_that_nobody_reads_ends_without_a_traceback(words, buffered):
     """As by `molsampler check gly | head -1`: the pipe's other end is closed before anything is said."""
-    program = (
-        "import sys, time; from molsampler.cli.main import main; time.sleep(0.2); sys.exit(main(['check', 'gly']))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = f"import sys, time; from molsampler.cli.main import main; time.sleep(0.2); sys.exit(main({words}))"
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     process.stdout.close()
     told = process.stderr.read().decode()
     assert process.wait() == NOT_READ and "Traceback" not in told and "BrokenPipe" not in told

@@ -16,7 +16,7 @@ import molsampler
 from molsampler.analysis.pictures.density import draw_density_samples
 from molsampler.basis.settings import change
 from molsampler.basis.space import Space
-from molsampler.runs import density, loop
+from molsampler.runs import density
 from molsampler.runs.density import DensityRunDirectory
 from molsampler.store.config_file import read_toml
 from molsampler.targets.target import Target
@@ -184,9 +184,10 @@ def test_smc_asks_an_emulator_which_proposals_are_worth_an_evaluation(tmp_path, 
         samples = run.sample(3200, "smc")
         assert run.job.target.counter.total - before == len(samples.weights) == 3200
         assert close(run.analyse()["log_z_estimate"], LOG_Z) and "fitted to" in said.pop()
-        monkeypatch.setattr(loop, "LEAST", 5000)
+        monkeypatch.setattr(emulator, "LEAST", 5000)
         run.sample(128, "smc")
-        assert said == ["note: smc.proposals has no effect: 4000 replayed states are too few to fit an emulator to"]
+        few = "4,000 replayed states are too few to fit an emulator to, which takes 5,000"
+        assert said == [f"note: smc.proposals has no effect: {few}"]
 
 
 def test_more_minutes_train_on(tmp_path):

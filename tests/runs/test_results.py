@@ -8,10 +8,12 @@ import torch
 
 import molsampler
 from molsampler.analysis.report.metric_names import find
+from molsampler.basis.settings import change
 from molsampler.cli import main as cli
 from molsampler.runs import molecule, results
 from molsampler.smc.trained import SMC_PASSES
 from molsampler.store.run_directory import PICTURES, RunDirectory
+from molsampler.training import emulator
 from tests import tiny
 from tests.training.test_trainer import assert_same
 
@@ -42,6 +44,24 @@ def test_samples_of_another_sampler_leave_none_of_the_old_figures(finished):
     metrics = run.load_metrics()
     assert metrics.keys() >= OF_THE_POLICY and not OF_SMC & metrics.keys()
     assert metrics["samples"]["value"] == 160 and run.load_samples().group is None
+
+
+def test_smc_of_a_molecule_asks_an_emulator_which_energies_are_worth_while(finished, monkeypatch):
+    """Its base is the force field with frozen radii; a quarter of what is walked has its energy evaluated."""
+    monkeypatch.setattr(emulator, "LEAST", 200)
+    monkeypatch.setattr(emulator, "UPDATES", 30)
+    said: list[str] = []
+    with molsampler.resume(finished, progress=False, say=said.append) as run:
+        run.job.trainer.config = change(run.job.trainer.config, smc={"proposals": 4})
+        counter, seen = run.job.target.counter, []
+        stand_in = run.job.target.stand_in()
+        monkeypatch.setattr(run.job.target, "stand_in", lambda: lambda x: (seen.append(len(x)), stand_in(x))[1])
+        before = counter.total
+        samples = run.sample(2 * SMC_PASSES, "smc")
+        assert counter.total - before == 2 * 2 * SMC_PASSES  # in torch, and again by the Reference platform
+    assert any("fitted to nine tenths of" in line for line in said)
+    assert seen[0] == len(run.job.trainer.behaviours.buffer) and seen[1:] == [8] * SMC_PASSES
+    assert len(samples.weights) == 2 * SMC_PASSES and bool(np.isfinite(samples.log_weights).all())
 
 
 def test_new_samples_take_old_figures_and_pictures_away_at_once(finished):

@@ -243,14 +243,25 @@ def test_an_emulator_chooses_among_the_proposals_whose_energy_is_asked():
     assert info.ess[1] == pytest.approx(plain.weights.ess_fraction, abs=1e-5)
 
 
-@pytest.mark.parametrize("emulated", [-torch.inf, torch.nan], ids=["hopeless", "broken"])
-def test_proposals_that_none_can_choose_among_leave_a_pass_without_weight(emulated):
-    """The pass has the size that was asked for, and weights that say so."""
+def test_proposals_without_a_hope_leave_a_pass_without_weight():
+    """Where everything had died before the data: the pass has the size that was asked for, and all weights are zero."""
+    config = SMCConfig(chunk=2, kappa=0.0, proposals=2)
+    one = SMCPass(bad_policy(), bad_twist, TARGET.log_prob, 30, config, seeded(15), TARGET.log_prob)
+    one.step()
+    one.log_w = torch.full_like(one.log_w, -torch.inf)
+    particles, info = one.run()
+    assert len(particles.x) == 30 and info.exponents == [None, None, None]
+    assert bool((particles.log_w == -torch.inf).all()) and particles.weights.collapsed
+
+
+@pytest.mark.parametrize("broken", [3, 59], ids=["among the first", "among the last"])
+def test_one_broken_proposal_is_not_hidden(broken):
+    """Whoever asked for the pass sees that it is broken, wherever among its proposals."""
     config = SMCConfig(chunk=2, kappa=0.0, proposals=2)
 
     def emulator(x: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(x[:, 0], emulated)
+        return torch.where(torch.arange(len(x)) == broken, torch.nan, TARGET.log_prob(x))
 
     particles, info = SMCPass(bad_policy(), bad_twist, TARGET.log_prob, 30, config, seeded(15), emulator).run()
     assert len(particles.x) == 30 and info.exponents == [None, None, None]
-    assert not bool(torch.isfinite(particles.log_w).any())
+    assert int(particles.log_w.isnan().sum()) == 1

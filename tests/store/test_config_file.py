@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import without_effect
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.presets import PRESETS, preset
 from molsampler.store.config_file import read_toml, to_toml
@@ -24,6 +25,12 @@ def test_every_preset_survives_the_round_trip(name, tmp_path):
         assert path.read_text(encoding="utf-8").startswith("# two\n# lines\n")
         other = preset("paper" if name != "paper" else "long")  # so that what comes back comes from the file
         assert read_toml(path, dataclasses.replace(other, samples=3)) == written
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_holds_a_setting_without_effect(name):
+    """Nobody is to be told of what they have not changed."""
+    assert without_effect(preset(name)) == []
 
 
 def test_only_what_the_file_names_is_changed(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from molsampler.training import emulator as emulator_module
-from molsampler.training.emulator import LEAST, Emulator
+from molsampler.training.emulator import LEAST, Emulator, TooFewStates
 from tests.stochastic import seeded
 from tests.targets.analytic import TwoWells
 
@@ -66,5 +66,5 @@ def test_the_same_states_and_seed_give_the_same_emulator(quick):
 
 def test_too_few_states_are_refused():
     x = states(LEAST - 1)
-    with pytest.raises(ValueError, match=f"{LEAST - 1} states are too few"):
+    with pytest.raises(TooFewStates, match="1,999 replayed states are too few"):
         Emulator(TARGET, bounded, x, TARGET.log_prob(x), seeded(0))

@@ -32,8 +32,8 @@ class PivotBonds:
 
     @classmethod
     def of_molecule(cls, molecule: Molecule) -> PivotBonds:
-        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned, and
-        those of amides that are free to be cis and trans, which dynamics alone would not turn.
+        """Bonds outside rings whose torsion energy varies by less than SOFT_BARRIER RT, with heavy atoms turned; of
+        amides those, whatever their barrier, that are free to be cis and trans, which dynamics alone would not turn.
 
         Bonds that would turn nothing but hydrogens on one atom, such as methyl rotors, are left to dynamics. There may
         be none at all (K = 0).
@@ -41,7 +41,9 @@ class PivotBonds:
         graph = molecule.graph
         inner = [b for b in graph.bonds if b not in graph.ring_bonds and all(len(graph.neighbours[k]) > 1 for k in b)]
         barriers = torsion_barriers(molecule, inner)
-        free = {tuple(sorted(amide[1:3])) for amide in molecule.free_amides}
+        amides, free = (
+            {tuple(sorted(amide[1:3])) for amide in found} for found in (graph.amides, molecule.free_amides)
+        )
         axes, moved = [], []
         for i, j in inner:
             side = graph.beyond(j, i)
@@ -49,7 +51,7 @@ class PivotBonds:
                 i, j, side = j, i, graph.beyond(i, j)
             turned = set(side) - {i}
             bond = tuple(sorted((i, j)))
-            turns = bond in free or barriers[bond] * molecule.beta < SOFT_BARRIER
+            turns = bond in free if bond in amides else barriers[bond] * molecule.beta < SOFT_BARRIER
             if turns and any(graph.atomic_numbers[k] != 1 for k in turned):
                 axes.append((i, j))
                 moved.append([k in turned for k in range(molecule.n_atoms)])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from molsampler.basis.units import thermal_energy
 from molsampler.molecules.coordinates.internal import dihedral, wrap
+from molsampler.molecules.dynamics import pivot as pivot_module
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.dynamics.pivot import PivotBonds, pivot, rotate
 from molsampler.molecules.dynamics.replica_exchange import ReplicaExchange
@@ -124,6 +125,18 @@ def test_bonds_of_alanine_dipeptide_are_phi_and_psi() -> None:
     assert {frozenset(axis) for axis in free.axes.tolist()} == {
         frozenset(axis) for axis in bonds.axes.tolist()
     } | amides
+
+
+def test_an_amide_that_keeps_its_side_is_not_turned_however_low_its_barrier(monkeypatch) -> None:
+    """As in OpenFF, whose tertiary amides have less than SOFT_BARRIER: turned, it would lie off the support."""
+    molecule = load_molecule("aldp")
+    monkeypatch.setattr(pivot_module, "torsion_barriers", lambda molecule, axes: dict.fromkeys(axes, 0.0))
+    bonds = PivotBonds.of_molecule(molecule)
+    amides = {frozenset(amide[1:3]) for amide in molecule.graph.amides}
+    turned = {frozenset(axis) for axis in bonds.axes.tolist()}
+    assert len(amides) == 2 and len(turned) > 0 and not turned & amides
+    free = PivotBonds.of_molecule(dataclasses.replace(molecule, amides="free"))
+    assert {frozenset(axis) for axis in free.axes.tolist()} == turned | amides
 
 
 def test_replica_exchange_makes_and_counts_them() -> None:
