@@ -4,11 +4,11 @@
 
 Effective samples are those of the population that is hardest to come by, of phi > 0 in the residue where the stored
 reference has the fewest: p (1 - p) / (standard error)^2. The sampler's are of the samples in the run directory. Replica
-exchange's are of the stored reference, over its independent ladders. Of Langevin dynamics, at the reference's time
-step, friction and hydrogen mass, the rate is measured at which it leaves phi > 0, from frames of the reference there:
-relaxation takes tau = (1 - p) / rate, and an effective sample 2 tau. Evaluations of the energy are counted. Seconds
-are of one thread: of dynamics by what a step of the same torch energy takes here, of the sampler what the run took,
-which is to have had one thread of this machine.
+exchange's are of the whole simulation behind the stored reference, over its independent ladders. Of Langevin dynamics,
+at the reference's time step, friction and hydrogen mass, the rate is measured at which it leaves phi > 0, from frames
+of the reference there: relaxation takes tau = (1 - p) / rate, and an effective sample 2 tau. Evaluations of the energy
+are counted. Seconds are of one thread: of dynamics by what a step of the same torch energy takes here, of the sampler
+what the run took, which is to have had one thread of this machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tyro
 
 from molsampler.analysis.observables.torsions import BackbonePair, backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import Reference
-from molsampler.analysis.statistics.estimates import Estimate, grouped_mean
+from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.molecules.dynamics.langevin import Langevin, LangevinState
 from molsampler.molecules.dynamics.reference_simulation import repartitioned_masses
 from molsampler.molecules.energy.choice import make_energy
@@ -97,8 +97,7 @@ def _hardest(reference: Reference) -> tuple[BackbonePair, Estimate]:
     """The residue whose population of phi > 0 has the fewest effective samples, and that population."""
     found = []
     for pair in backbone_pairs(reference.trajectory.topology):
-        positive = (phi_psi(reference.trajectory, pair)[:, 0] > 0.0).astype(float)
-        estimate = grouped_mean(positive, reference.ladder)
+        estimate = reference.residues[pair.residue].populations["phi > 0"]  # of all frames, not of the stored ones
         found.append((_effective(estimate), pair, estimate))
     _, pair, estimate = min(found, key=lambda one: one[0])
     return pair, estimate
