@@ -46,8 +46,8 @@ def main(run: tyro.conf.Positional[Path], chains: int = 1024, steps: int = 10_00
         steps: Of each.
     """
     torch.set_num_threads(1)
-    system = load_toml(run / "config.toml")["system"]
     held = load_toml(run / "config.toml")
+    system = held["system"]
     if held["threads"] != 1 or held["processes"] != 1:
         raise SystemExit(f"'{run}' was not trained with --threads 1, so that its seconds cannot be compared")
     reference = find_reference(system)

@@ -22,6 +22,12 @@ Bond = tuple[int, int]
 Quadruple = tuple[int, int, int, int]
 
 
+def turned_bond(quadruple: Quadruple) -> Bond:
+    """The bond (i, j), i < j, that a torsion turns about."""
+    i, j = sorted(quadruple[1:3])
+    return i, j
+
+
 @dataclass(frozen=True)
 class Graph:
     """N atoms and the bonds between them.

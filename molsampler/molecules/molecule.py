@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from molsampler.basis.graph import Graph, Quadruple
+from molsampler.basis.graph import Graph, Quadruple, turned_bond
 from molsampler.basis.units import thermal_energy
 from molsampler.molecules.topology import bonded_pairs, graph_of, spring_bonds
 
@@ -69,8 +69,7 @@ class Molecule:
         """The atoms (x, C, N, y) of each amide that is sampled both cis and trans; those in rings never are."""
         if self.amides == "kept":
             return ()
-        rings = self.graph.ring_bonds
-        return tuple(q for q in self.graph.isomeric_amides if (min(q[1:3]), max(q[1:3])) not in rings)
+        return tuple(q for q in self.graph.isomeric_amides if turned_bond(q) not in self.graph.ring_bonds)
 
     @property
     def bonds(self) -> tuple[tuple[int, int], ...]:

@@ -219,9 +219,9 @@ def sample(
     check_samples(n, sampler)
     seed = run.config.train.seed if seed is None else seed
     generator = ranks.generator(seed + 1, run.config.device)
-    trained = run.smc_sampler(generator) if sampler == "smc" else run.trainer.sampler()
+    draw = run.drawing(sampler, generator)
     with run.target.counter.purpose("analysis"):
-        drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator).gathered()
+        drawn = draw(n, generator).gathered()
     with torch.no_grad():
         x = run.charted.coordinates.to_natural(drawn.x)[0].cpu().numpy()
     group = None if drawn.group is None else drawn.group.numpy()

@@ -20,7 +20,7 @@ from molsampler import __version__
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, check_values, without_effect
-from molsampler.smc.trained import TrainedSampler, check_samples
+from molsampler.smc.trained import Drawn, TrainedSampler, check_samples
 from molsampler.store.atomic import write_text
 from molsampler.store.checkpoint import write_checkpoint
 from molsampler.store.config_file import load_toml, to_toml, update
@@ -62,6 +62,10 @@ class TrainingRun:
     def coordinates_state(self) -> dict:
         """What a checkpoint holds of the target: the state of its coordinates."""
         return self.trainer.target.coordinates.state_dict()
+
+    def drawing(self, sampler: str, generator: torch.Generator) -> Callable[..., Drawn]:
+        """How "policy" or "smc" draws: (n, generator, on_chunk) -> samples."""
+        return self.smc_sampler(generator).smc if sampler == "smc" else self.trainer.sampler().draw
 
     def smc_sampler(self, generator: torch.Generator) -> TrainedSampler:
         """What samples by SMC: with an emulator, where smc.proposals asks for more than one."""

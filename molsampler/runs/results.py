@@ -54,11 +54,10 @@ def sample(
     sampler = sampler or job.config.sampler
     check_samples(n, sampler)
     generator = _generator(job, 1, seed)
-    trained = job.smc_sampler(generator) if sampler == "smc" else job.trainer.sampler()
-    counter = job.target.counter
+    draw, counter = job.drawing(sampler, generator), job.target.counter
     own, silent = len(ranks.portion(n)), not (progress and ranks.first())
     with tqdm(total=own, desc="sampling", unit="sample", disable=silent) as bar, counter.purpose("analysis"):
-        drawn = (trained.smc if sampler == "smc" else trained.draw)(n, generator, bar.update)
+        drawn = draw(n, generator, bar.update)
     positions, energies, log_prob = rescore(job, drawn.x)
     log_weights = np.where(np.isfinite(log_prob), log_prob - drawn.log_ratio.cpu().numpy(), -np.inf)
     positions, log_weights, energies, log_prob = map(_gathered, (positions, log_weights, energies, log_prob))

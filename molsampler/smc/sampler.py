@@ -133,7 +133,7 @@ class SMCPass:
                 self._choose()
                 log_ratio = torch.zeros_like(self.log_w)
             self._weigh(self.log_prob(self.x), log_ratio)
-            self._note(None)
+            self._note(self._weights(), None)
         self.info.distinct_ancestors = len(self._ancestors[self.log_w > -torch.inf].unique())
 
     def run(self) -> tuple[Particles, SMCInfo]:
@@ -161,21 +161,21 @@ class SMCPass:
     def _resample(self) -> None:
         weights = self._weights()
         if weights is None or weights.collapsed or weights.ess_fraction >= self.config.kappa:
-            self._note(None)
+            self._note(weights, None)
             return
         exponent = weights.tempering_exponent(self.config.gamma)
-        self._note(exponent)
+        self._note(weights, exponent)
         self._pick(weights, exponent, len(weights))
 
     def _choose(self) -> None:
         """As many of the proposals as are to be left, by their whole weight."""
         weights = self._weights()
         if weights is None or weights.collapsed:  # what broke the pass comes first, for those who ask whether it did
-            self._note(None)
+            self._note(weights, None)
             whole = ~(self.log_w.isnan() | self.log_w.isposinf())
             self._take(whole.long().argsort(stable=True)[: self._kept])
             return
-        self._note(1.0)
+        self._note(weights, 1.0)
         self._pick(weights, 1.0, self._kept)
 
     def _weights(self) -> LogWeights | None:
@@ -183,8 +183,7 @@ class SMCPass:
         broken = bool((self.log_w.isnan() | self.log_w.isposinf()).any())
         return None if broken else LogWeights(self.log_w)
 
-    def _note(self, exponent: float | None) -> None:
-        weights = self._weights()
+    def _note(self, weights: LogWeights | None, exponent: float | None) -> None:
         self.info.ess.append(math.nan if weights is None else weights.ess_fraction)
         self.info.exponents.append(exponent)
 

@@ -57,7 +57,7 @@ class Emulator:
         """
         self._base = target.stand_in() or target.space.log_prior
         self._bounded = bounded
-        residual = log_r - self._base_of(x)
+        residual = log_r - self._base(x)
         x, residual = x[torch.isfinite(residual)], residual[torch.isfinite(residual)]
         if len(x) < LEAST:
             raise TooFewStates(f"{len(x):,} replayed states are too few to fit an emulator to, which takes {LEAST:,}")
@@ -76,13 +76,8 @@ class Emulator:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        return self._bounded(self._base_of(x) + self._residual(x))
+        return self._bounded(self._base(x) + self._residual(x))
 
-    @torch.no_grad()
-    def _base_of(self, x: Tensor) -> Tensor:
-        return self._base(x)
-
-    @torch.no_grad()
     def _residual(self, x: Tensor) -> Tensor:
         return (self.middle + self.network(x, 0)[:, 0]).clamp(self.low, self.high)
 

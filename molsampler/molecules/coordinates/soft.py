@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.graph import turned_bond
 from molsampler.molecules.coordinates.zmatrix import ZMatrix
 from molsampler.molecules.energy.forces.registry import translate_force
 from molsampler.molecules.energy.forces.term import Term, UnsupportedForce
@@ -50,7 +51,7 @@ def soft_torsions(
             )
     else:
         limit = barrier / molecule.beta
-        turning = free - {tuple(sorted(amide[1:3])) for amide in molecule.graph.amides}
+        turning = free - {turned_bond(amide) for amide in molecule.graph.amides}
         chosen = {axis for axis, height in torsion_barriers(molecule, turning).items() if height < limit}
     return np.array([bool(f) and axis in chosen for axis, f in zip(axes, zmatrix.free, strict=True)], dtype=bool)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from molsampler.basis.graph import turned_bond
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, torsion_barriers
 from molsampler.molecules.dynamics.langevin import LangevinState
 from molsampler.molecules.energy.contract import Energy
@@ -41,9 +42,7 @@ class PivotBonds:
         graph = molecule.graph
         inner = [b for b in graph.bonds if b not in graph.ring_bonds and all(len(graph.neighbours[k]) > 1 for k in b)]
         barriers = torsion_barriers(molecule, inner)
-        amides, free = (
-            {tuple(sorted(amide[1:3])) for amide in found} for found in (graph.amides, molecule.free_amides)
-        )
+        amides, free = ({turned_bond(amide) for amide in found} for found in (graph.amides, molecule.free_amides))
         axes, moved = [], []
         for i, j in inner:
             side = graph.beyond(j, i)
