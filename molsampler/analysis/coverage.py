@@ -16,8 +16,8 @@ from molsampler.analysis.observables.torsions import phi_psi, torsion_angles, to
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.bootstrap import Weighting
 from molsampler.analysis.statistics.estimates import Estimate
-from molsampler.analysis.statistics.few import counted, share_interval
-from molsampler.analysis.study import PIECES, Coverage, CoverageRow, Independent, State, Study, slug
+from molsampler.analysis.statistics.few import Counted, counted, share_interval
+from molsampler.analysis.study import PIECES, Coverage, CoverageRow, Drawn, Independent, State, Study, slug
 
 HUNDREDTH = np.log(100.0)
 
@@ -37,9 +37,10 @@ def coverage(study: Study) -> None:
     rows, places = [], []
     for label, mine, found, angles in _parts(study):
         theirs = weighted_basins(label, mine.basins, angles, weighting, study.subject.temperature)
-        for state in state_names(mine.basins):
-            rows.append(_row(label, state, found[state], mine, theirs))
-        places.append((label, mine.basins, indicators(mine.basins, angles)))
+        inside = indicators(mine.basins, angles)
+        for k, state in enumerate(state_names(mine.basins)):
+            rows.append(_row(study, label, state, found[state], mine, theirs, inside[:, k]))
+        places.append((label, mine.basins, inside))
     short = other.log_excess - log_z.value > HUNDREDTH
     there, rest = (counted(other.weights, flags, other.groups, other.effective) for flags in (short, ~short))
     low, high = share_interval(there, rest)
@@ -85,10 +86,24 @@ def _parts(study: Study) -> list[tuple[str, ResidueBasins, dict[str, int], np.nd
     return parts
 
 
-def _row(label: str, state: str, found: int, mine: ResidueBasins, theirs: ResidueBasins) -> CoverageRow:
+def _row(
+    study: Study,
+    label: str,
+    state: str,
+    found: int,
+    mine: ResidueBasins,
+    theirs: ResidueBasins,
+    inside: np.ndarray,
+) -> CoverageRow:
     a, b = mine.populations[state], theirs.populations[state]
     spans = mine.span(state), theirs.span(state)
-    return CoverageRow(label, state, found, a, spans[0], b, spans[1], deviation(a.value, spans[0], b.value, spans[1]))
+    z = deviation(a.value, spans[0], b.value, spans[1])
+    drawn = None
+    if study.samples.group is None:  # particles are not what the policy draws
+        n = len(study.samples.log_weights)
+        span = share_interval(Counted(found, 1.0 / n), Counted(n - found, 1.0 / n))
+        drawn = Drawn(found / n, deviation(found / n, span, b.value, spans[1]))
+    return CoverageRow(label, state, found, a, spans[0], b, spans[1], z, drawn, inside)
 
 
 def _where(places: list[tuple[str, Basins | Pieces, np.ndarray]], other: Independent, short: np.ndarray) -> list[str]:

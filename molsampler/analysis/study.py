@@ -115,9 +115,20 @@ class ResidueFindings(StateFindings):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How often the policy draws a state. share : of its samples, without weights;  z : of the share above the
+    independent estimate of the state's population, in standard errors, None where none is known
+    """
+
+    share: float
+    z: float | None
+
+
+@dataclass(frozen=True)
 class CoverageRow:
     """One state by two independent estimates. label : residue or torsion;  z : of the samples' above the other's, in
-    standard errors, None where none is known
+    standard errors, None where none is known;  drawn : None where the samples are not the policy's own
+    inside : (m,) bool, which of the independent states lie there
     """
 
     label: str
@@ -128,6 +139,8 @@ class CoverageRow:
     independent: Estimate
     independent_span: tuple[float, float]
     z: float | None
+    drawn: Drawn | None
+    inside: np.ndarray
 
 
 @dataclass(frozen=True)

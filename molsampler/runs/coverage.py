@@ -42,11 +42,14 @@ def independent_states(job: Job) -> Independent | None:
     """What a run's policy is judged by; None where the configuration wants none, or annealing does not get through."""
     states = _stored(job)
     if states is None and job.config.coverage:
-        states = _annealed(job)
+        states = annealed_states(job, job.config.train.seed)
         if states is not None:
             write_npz(job.run / ANNEALED, **states._asdict())
-    if states is None:
-        return None
+    return None if states is None else held_against(job, states)
+
+
+def held_against(job: Job, states: States) -> Independent:
+    """The states with what the policy gives them."""
     x = torch.as_tensor(states.x, device=job.config.device)
     with torch.no_grad():
         positions = torch.cat([job.target.coordinates.to_natural(part)[0] for part in x.split(CHUNK)])
@@ -87,9 +90,10 @@ def _stored(job: Job) -> States | None:
     return states if states.x.shape[1:] == (job.target.space.dim,) else None
 
 
-def _annealed(job: Job) -> States | None:
-    """Particles and explorers of PASSES annealings, each as large a share as its independent parts say."""
-    generator = torch.Generator(job.config.device).manual_seed(job.config.train.seed + _SEED)
+def annealed_states(job: Job, seed: int) -> States | None:
+    """Particles and explorers of PASSES annealings, each as large a share as its independent parts say; None, and a
+    note, where annealing does not get through."""
+    generator = torch.Generator(job.config.device).manual_seed(seed + _SEED)
     config = replace(job.config.train.anneal, particles=max(job.config.coverage // PASSES, 2))
     found = []
     try:

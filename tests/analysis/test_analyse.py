@@ -5,42 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
-import matplotlib.image
 import mdtraj as md
 import numpy as np
 import pytest
 
 from molsampler.analysis import steps
 from molsampler.analysis.analyse import Subject, analyse
-from molsampler.analysis.pictures.figures import Ensemble
-from molsampler.analysis.pictures.ramachandran import Map, difference, draw_ramachandran
-from molsampler.analysis.pictures.training import draw_training
 from molsampler.analysis.reference_ensemble import Reference, save_reference
-from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.metric_names import find
-from molsampler.analysis.report.page import number, percent, sigmas
-from molsampler.analysis.report.summary import deviation
-from molsampler.analysis.statistics.estimates import Estimate
-from molsampler.analysis.study import slug
 from molsampler.basis.errors import InputError
 from molsampler.basis.units import thermal_energy
 from molsampler.store.run_directory import PICTURES, RunDirectory
+from tests.pictures import assert_picture
 
 TRUTH = np.array([0.5, 0.3, 0.17, 0.03])
 PROPOSAL = np.array([0.4, 0.3, 0.2, 0.1])
-
-
-def assert_picture(path, smallest: int = 300) -> None:
-    """The file decodes to an image of some size that holds many colours, more than a blank page or bare axes have."""
-    pixels = matplotlib.image.imread(path)
-    assert pixels.shape[0] >= smallest and pixels.shape[1] >= smallest
-    red, green, blue = np.moveaxis((pixels[..., :3] * 255).astype(np.int64), -1, 0)
-    colours = np.unique((red * 256 + green) * 256 + blue)
-    assert len(colours) > 50
-    assert 0.02 < (pixels[..., :3].min(-1) < 0.97).mean() < 0.95
 
 
 def make_reference(path: Path, peptide, mixture, frames: int) -> Reference:
@@ -430,74 +411,3 @@ def test_another_molecule_is_refused(run, subject, reference, peptide) -> None:
     run.write_samples(peptide.positions[None, :10], topology, np.zeros(1), np.zeros(1), np.zeros(1))
     with pytest.raises(InputError, match="10 atoms and the reference 22"):
         analyse(run, Subject("x", 300.0, peptide.positions[:10]), reference)
-
-
-def test_the_training_picture_skips_what_is_missing(tmp_path) -> None:
-    draw_training({}, tmp_path / "none.png")
-    draw_training({"update": np.arange(5.0), "loss": np.full(5, np.nan)}, tmp_path / "nan.png")
-    small = matplotlib.image.imread(tmp_path / "none.png")
-    assert np.array_equal(small, matplotlib.image.imread(tmp_path / "nan.png"))
-    draw_training(
-        {"update": np.arange(5.0), "loss": -np.arange(5.0), "evaluations_md": np.arange(5.0)}, tmp_path / "a.png"
-    )
-    assert_picture(tmp_path / "a.png", 200)
-
-
-def test_the_reweighted_map_shows_the_weights(mixture) -> None:
-    angles, mode = mixture(np.random.default_rng(5), 5000, [0.25] * 4)
-    weights = np.where(mode == 0, 1.0, 1e-4)
-    pictures = []
-    for w in (None, weights / weights.sum()):
-        buffer = BytesIO()
-        draw_ramachandran(
-            [Map("ALA2", [Ensemble("reweighted", angles, w), Ensemble("raw", angles)], None)], 300.0, buffer
-        )
-        pictures.append(matplotlib.image.imread(BytesIO(buffer.getvalue())))
-    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).mean() > 0.01
-
-
-def test_the_difference_of_two_maps_is_that_of_their_logarithms(mixture) -> None:
-    rng = np.random.default_rng(8)
-    a, b = mixture(rng, 40_000, [0.5, 0.3, 0.1, 0.1])[0], mixture(rng, 40_000, [0.25, 0.3, 0.35, 0.1])[0]
-    gap = difference(Ensemble("reweighted", a), Ensemble("reference", b), 300.0, 18)
-    cell = [tuple(np.floor((mode + np.pi) / (2 * np.pi) * 18).astype(int)) for mode in mixture.modes]
-    expected = -thermal_energy(300.0) * np.log(np.array([0.5 / 0.25, 1.0, 0.1 / 0.35, 1.0]))
-    # a cell holds some 1,000 frames: 3 %, 0.1 kJ/mol
-    assert [gap[c] for c in cell] == pytest.approx(expected, abs=0.4)
-    assert np.isnan(gap[11, 3])
-
-
-def test_only_clear_excesses_are_marked() -> None:
-    entry = {"value": 0.30, "stderr": 0.01, "floor": 0.26, "floor_spread": 0.005}
-    assert not above_floor(entry)  # four standard errors
-    assert above_floor(entry | {"value": 0.31})
-    assert not above_floor(entry | {"stderr": 0.001, "floor_spread": 0.001, "value": 0.28})  # less than a tenth
-    assert not above_floor(entry | {"value": None}) and not above_floor({})
-
-
-def test_the_table_has_each_residue_and_the_mean() -> None:
-    entry = {"value": 0.3, "stderr": 0.01, "floor": 0.26, "floor_spread": 0.005}
-    names = [
-        "ramachandran_tv_ALA2",
-        "ramachandran_tv_ALA3",
-        "ramachandran_tv",
-        "ramachandran_tv_64",
-        "torsion_kl_phi_ALA2",
-    ]
-    metrics = {name: entry for name in names} | {"ess": {"value": 1.0, "stderr": None}}
-    rows = compared_rows(metrics, ["ALA2", "ALA3"])
-    assert [row.group.split(",")[1].strip() for row in rows[:4]] == ["ALA2", "ALA3", "mean of all", "mean of all"]
-    assert len(compared_rows(metrics, ["ALA2"])) == 3 and rows[-1].label == "φ ALA2" and rows[0].raw == "–"
-
-
-def test_numbers_for_people() -> None:
-    assert percent(0.2731, 0.0044) == "27.31 ± 0.44\u00a0%"
-    assert percent(0.00271, 0.00012) == "0.271 ± 0.012\u00a0%"
-    assert percent(None) == percent(float("nan")) == "–"
-    assert percent(0.5, 0.0) == "50\u00a0%"
-    assert sigmas(-1.24) == "−1.2\u00a0σ" and sigmas(-0.01) == "+0.0\u00a0σ" and sigmas(None) == "–"
-    assert number(-71.234, 0.012) == "-71.234 ± 0.012"
-    assert number(10_000) == "10,000" and number(0.012345) == "0.01235" and number(float("nan")) == "–"
-    assert slug("phi > 0") == "phi_positive" and slug("(60, -120)") == "60_-120" and slug("phi ALA2") == "phi_ALA2"
-    assert deviation(Estimate(0.5, 0.03), Estimate(0.4, 0.04)) == pytest.approx(2.0)
-    assert deviation(Estimate(0.5, float("nan")), Estimate(0.4, 0.04)) is None

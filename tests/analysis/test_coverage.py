@@ -100,6 +100,29 @@ def test_a_weight_divided_by_twenty_is_named_with_how_much_is_missing(peptide, m
         assert row.z < -4 and row.independent.value == pytest.approx(0.03, abs=0.02)
 
 
+def test_a_state_that_is_drawn_a_twentieth_as_often_is_named_though_its_weight_is_right(peptide, mixture, tmp_path):
+    """C5, 30 % of the weight and 2 % of the samples; a policy that draws it a third as often as it should is not worth
+    a word."""
+    seldom = TRUTH / np.array([1, 20, 1, 1])
+    for seed in range(5):
+        study = judged(peptide, mixture, seed, seldom / seldom.sum(), tmp_path)
+        (sentence,) = [s for s in verdict(study).sentences if "drawn too seldom" in s]
+        row = next(r for r in study.coverage.rows if r.state == "C5")
+        assert sentence.startswith("C5 of ALA2") and f"rests on {row.found:,} samples" in sentence
+        assert row.drawn.share == row.found / SAMPLES and row.drawn.z < -4
+    third = TRUTH / np.array([1, 3, 1, 1])
+    study = judged(peptide, mixture, 0, third / third.sum(), tmp_path)
+    row = next(r for r in study.coverage.rows if r.state == "C5")
+    assert row.drawn.z < -4 and not any("seldom" in s for s in verdict(study).sentences)
+
+
+def test_particles_of_smc_say_nothing_of_how_often_the_policy_draws(peptide, mixture, tmp_path):
+    study = judged(peptide, mixture, 0, TRUTH, tmp_path)
+    study.samples = replace(study.samples, group=np.arange(SAMPLES) // 100)
+    steps.coverage(study)
+    assert all(row.drawn is None for row in study.coverage.rows)
+
+
 def test_too_few_states_judge_nothing(peptide, mixture, tmp_path):
     study = judged(peptide, mixture, 0, TRUTH, tmp_path)
     study.coverage = replace(study.coverage, effective=12.0)

@@ -13,6 +13,7 @@ from molsampler.analysis.study import Coverage, CoverageRow
 FALSE_ALARM = 0.01  # of all states of a healthy run together
 FEWEST = 50.0  # independent states below which nothing is judged
 GRAVE = 0.05  # of all weight: what is short by as much spoils every average
+RARELY = 5.0  # times too seldom, from where a state costs more samples than weights should make up for
 UNCOVERED = 0.002  # share of weight that may lie where the policy hardly goes
 REMEDY = (
     "Train for longer with a larger share of explorers (train.explorers.share) or more chains "
@@ -45,6 +46,14 @@ def judge_coverage(say: Say, coverage: Coverage) -> bool:
     if over and not short:
         row = max(over, key=lambda row: row.z)
         say(f"{_named(row)} has more weight than annealed states give it: {_both(row)}.", "care")
+    rare = [row for row in coverage.rows if row not in short and _rarely(row, bound)]
+    for row in sorted(rare, key=lambda row: -row.independent.value)[:3]:
+        say(
+            f"{_named(row)} is drawn too seldom: {100 * row.drawn.share:.2g}\u00a0% of the samples for a population of "
+            f"{population(row.independent, row.independent_span)} by annealed states. Its weight is right but rests "
+            f"on {row.found:,} samples: draw more, or train for longer.",
+            "care",
+        )
     low, _ = coverage.uncovered_span
     uncovered = low > UNCOVERED
     if uncovered:
@@ -55,13 +64,21 @@ def judge_coverage(say: Say, coverage: Coverage) -> bool:
             f"less than a hundredth of the density that it should{place}. {'' if short else REMEDY}".strip(),
             "poor" if low > GRAVE else "care",
         )
-    if not off and not uncovered:
+    if not off and not rare and not uncovered:
         say(
             f"Annealed states that the policy did not make, worth {coverage.effective:,.0f} independent ones, agree "
             f"with it on all {len(coverage.rows)} populations; where it hardly goes they have at most "
             f"{100 * coverage.uncovered_span[1]:.1g}\u00a0% of their weight."
         )
     return True
+
+
+def _rarely(row: CoverageRow, bound: float) -> bool:
+    """Whether the policy draws a state less than a fifth as often as it should, beyond doubt."""
+    drawn = row.drawn
+    if drawn is None or drawn.z is None:
+        return False
+    return drawn.z < -bound and RARELY * drawn.share < row.independent.value
 
 
 def _named(row: CoverageRow) -> str:
