@@ -15,8 +15,10 @@ from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.runs import molecule, results
 from molsampler.runs.molecule import RunConfig
+from molsampler.training import emulator
 from tests import tiny
 from tests.runs.systems import own_gly
+from tests.stochastic import seeded
 
 HASTY = {"chains": 4, "length": 0.01, "quenched": 1, "window": 60.0}
 
@@ -39,7 +41,26 @@ def config(tmp_path, threads, plain_analysis) -> RunConfig:
     return free_gly(tmp_path / "free")
 
 
-def test_a_run_goes_over_all_pieces_and_tells_them(config, tmp_path):
+def emulated_in_every_piece(job, monkeypatch) -> None:
+    """The emulator that chooses in sampling by SMC knows which piece a state lies in: what it gets wrong there is no
+    more than what it says of itself, though log R of a state in the wrong piece is off by many nats."""
+    monkeypatch.setattr(emulator, "LEAST", 100)
+    monkeypatch.setattr(emulator, "UPDATES", 20)
+    known, buffer = job.emulator(seeded(0)), job.trainer.behaviours.buffer
+    x, log_r = buffer.x[: len(buffer)], buffer.log_r[: len(buffer)]
+    usual = job.trainer.surrogate.always_finite(log_r) == log_r  # without clashes, where both are bounded
+    x, log_r = x[usual], log_r[usual]
+    off, label = known(x) - log_r, x[:, -1].long()
+    medians = torch.stack([off[label == k].median() for k in range(4)])
+    assert float(medians.abs().max()) < 3.0 * known.error
+    moved = x.clone()
+    moved[:, -1] = (label + 1) % 4
+    assert float((known(moved) - log_r).median().abs()) > 3.0 * known.error
+    drawn = job.smc_sampler(seeded(1)).smc(64, seeded(2))
+    assert bool(torch.isfinite(drawn.log_w).any()) and drawn.group is not None
+
+
+def test_a_run_goes_over_all_pieces_and_tells_them(config, tmp_path, monkeypatch):
     said: list[str] = []
     job = molecule.begin(config, tmp_path / "out", say=said.append)
     try:
@@ -68,6 +89,7 @@ def test_a_run_goes_over_all_pieces_and_tells_them(config, tmp_path):
         x = job.target.space.sample_prior(8, torch.Generator().manual_seed(0))
         assert torch.equal(again.target.log_prob(x), job.target.log_prob(x))
         assert again.trainer.learner.log_z.item() == log_z
+        emulated_in_every_piece(again, monkeypatch)
     finally:
         again.close()
 
