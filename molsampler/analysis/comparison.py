@@ -18,7 +18,7 @@ from molsampler.analysis.observables.basins import (
     state_names,
     weighted_basins,
 )
-from molsampler.analysis.observables.ramachandran import Basins, find_basins
+from molsampler.analysis.observables.ramachandran import Basins, common_basins, common_wells
 from molsampler.analysis.observables.torsions import (
     backbone_pairs,
     phi_psi,
@@ -87,11 +87,12 @@ def compare_members(members: Sequence[Member], temperature: float, notes: Sequen
         _Pair(members[0], m, weightings[0], w, generator) for m, w in zip(members[1:], weightings[1:], strict=True)
     ]
     topology = members[0].trajectory.topology
+    weights = [m.weights for m in members]
     states, divergences, maps = [], [], []
     backbone = backbone_pairs(topology)
     for pair in backbone:
         angles = [phi_psi(m.trajectory, pair) for m in members]
-        basins = _stored_basins(members, pair.residue) or _pooled_basins(members, angles)
+        basins = _stored_basins(members, pair.residue) or common_basins(angles, weights)
         known = [m.residues.get(pair.residue) for m in members]
         states.append(_states(pair.residue, basins, angles, weightings, temperature, known))
         divergences += _divergences(pair.residue, "map", angles, MAP_BINS, pairs)
@@ -102,7 +103,7 @@ def compare_members(members: Sequence[Member], temperature: float, notes: Sequen
     for k, name in enumerate(names):
         column = [a[:, [k]] for a in angles]
         if k >= 2 * len(backbone):  # phi and psi have their maps
-            states.append(_states(name, _pooled_basins(members, column), column, weightings, temperature))
+            states.append(_states(name, common_wells(column, weights), column, weightings, temperature))
         divergences += _divergences(name, "torsion", column, TORSION_BINS, pairs)
     if not quadruples:
         notes.append("The bond graph has no torsion that could turn: with a topology that has bonds there may be some.")
@@ -153,12 +154,6 @@ def _divergences(label: str, of: str, angles: list[np.ndarray], bins: int, pairs
 def _stored_basins(members: list[Member], residue: str) -> Basins | None:
     """Those of the first stored reference among the members, which reports use too."""
     return next((m.residues[residue].basins for m in members if residue in m.residues), None)
-
-
-def _pooled_basins(members: list[Member], angles: list[np.ndarray]) -> Basins:
-    """Of all members together, each with an equal share, so that a state which only one has is there."""
-    weights = np.concatenate([m.weights / len(members) for m in members])
-    return find_basins(np.concatenate(angles), weights / weights.sum())
 
 
 def _states(

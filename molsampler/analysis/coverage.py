@@ -11,7 +11,7 @@ import numpy as np
 
 from molsampler.analysis.observables.basins import ResidueBasins, deviation, indicators, state_names, weighted_basins
 from molsampler.analysis.observables.pieces import Pieces
-from molsampler.analysis.observables.ramachandran import Basins
+from molsampler.analysis.observables.ramachandran import Basins, common_wells
 from molsampler.analysis.observables.torsions import phi_psi, torsion_angles, torsion_names
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.bootstrap import Weighting
@@ -75,7 +75,7 @@ def _parts(study: Study) -> list[tuple[str, ResidueBasins, dict[str, int], np.nd
     rest = [q for q in study.subject.soft_quadruples if frozenset(q[1:3]) not in bonds]
     for quadruple, name in zip(rest, torsion_names(frames.topology, rest), strict=True):
         one = [quadruple]
-        basins = study.pooled_basins(lambda t, one=one: torsion_angles(t, one))
+        basins = common_wells(*study.of_each(lambda t, one=one: torsion_angles(t, one)))
         if len(basins.names) > 1:
             angles = torsion_angles(frames, one)
             mine = weighted_basins(name, basins, angles, study.reweighted, study.subject.temperature)

@@ -21,7 +21,7 @@ from molsampler.analysis.observables.bond_graph import graph_of
 from molsampler.analysis.observables.distances import distances, distant_pairs
 from molsampler.analysis.observables.energies import quantiles
 from molsampler.analysis.observables.pieces import Pieces
-from molsampler.analysis.observables.ramachandran import Basins
+from molsampler.analysis.observables.ramachandran import Basins, common_basins
 from molsampler.analysis.observables.rmsd import lowest_in_basins, rmsd_to, rmsd_to_nearest
 from molsampler.analysis.observables.stereochemistry import cis, inverted
 from molsampler.analysis.observables.torsions import (
@@ -130,7 +130,7 @@ def _residue(study: Study, pair: BackbonePair) -> Map:
     stored = None if study.reference is None else study.reference.residues.get(pair.residue)
     if stored is None and known is not None:
         stored = counted_basins(pair.residue, known, study.reference.ladder, temperature)
-    basins = stored.basins if stored is not None else study.pooled_basins(lambda t: phi_psi(t, pair))
+    basins = stored.basins if stored is not None else common_basins(*study.of_each(lambda t: phi_psi(t, pair)))
     findings = _states(study, pair.residue, basins, angles, stored)
     study.residues.append(ResidueFindings(**vars(findings), pair=pair))
     if known is not None:

@@ -13,7 +13,6 @@ from scipy.special import logsumexp
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI, ResidueBasins
 from molsampler.analysis.observables.pieces import Pieces
-from molsampler.analysis.observables.ramachandran import Basins, find_basins
 from molsampler.analysis.observables.torsions import BackbonePair
 from molsampler.analysis.pictures.figures import Ensemble
 from molsampler.analysis.reference_ensemble import Reference
@@ -271,15 +270,14 @@ class Study:
         """(n,) the same as normalised weights."""
         return None if self.smoothed_log_weights is None else normalised(self.smoothed_log_weights)
 
-    def pooled_basins(self, angles: Callable[[md.Trajectory], np.ndarray]) -> Basins:
-        """Basins of the samples' angles, (n, d) of a trajectory, and where there are independent states, of both
-        together, each with an equal share: a state that the samples miss is there."""
-        values, weights = angles(self.samples.trajectory), self.weightings[0].weights
+    def of_each(self, angles: Callable[[md.Trajectory], np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Angles, (n, d) of a trajectory, and weights (n,) of the samples and, where there are any, of the independent
+        states: what basins are found in, so that a state which the samples miss is there."""
+        ensembles = [(self.samples.trajectory, self.weightings[0].weights)]
         other = self.subject.independent
-        if other is None:
-            return find_basins(values, weights)
-        both = np.concatenate([weights, other.weights]) / 2
-        return find_basins(np.concatenate([values, angles(other.trajectory)]), both)
+        if other is not None:
+            ensembles.append((other.trajectory, other.weights))
+        return [angles(frames) for frames, _ in ensembles], [weights for _, weights in ensembles]
 
     def compare(self, measure: Measure) -> None:
         """The measure's figures, reweighted and raw, with errors and floors."""

@@ -9,6 +9,7 @@ manifolds", J. ACM 60 (2013)). Textbook names serve as labels only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -105,6 +106,23 @@ def find_basins(
     degrees = np.rad2deg(centres)
     names = _names(degrees) if labels.ndim == 2 else tuple(f"{centre:.0f}°" for centre in degrees[:, 0])
     return Basins(lookup[labels], names, centres)
+
+
+def common_basins(angles: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> Basins:
+    """Basins of several ensembles together, each with an equal share, so that a state which only one has is there.
+
+    angles : of each ensemble, (n, d) radians;  weights : of each, (n,) normalised
+    """
+    return find_basins(np.concatenate(angles), np.concatenate(weights) / len(weights))
+
+
+def common_wells(angles: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> Basins:
+    """Wells of a torsion, angles (n, 1): of the ensembles together or of one of them, whichever shows the most.
+
+    Behind a low barrier a well that one ensemble misses drowns in the pool, and nothing would be left to compare.
+    """
+    alone = [find_basins(a, w) for a, w in zip(angles, weights, strict=True)]
+    return max([common_basins(angles, weights), *alone], key=lambda basins: len(basins.names))
 
 
 def _climb(height: np.ndarray, frames: np.ndarray, barrier: float, min_frames: float) -> np.ndarray:

@@ -8,6 +8,8 @@ from scipy.special import i0
 
 from molsampler.analysis.observables.ramachandran import (
     _climb,
+    common_basins,
+    common_wells,
     find_basins,
     free_energy,
     smoothed,
@@ -120,3 +122,17 @@ def test_histogram_wraps_and_sums_to_one() -> None:
     p = histogram(angles, None, 6)
     assert p.sum() == pytest.approx(1.0)
     assert p[0, 0] == pytest.approx(2 / 3) and p[0, 3] == pytest.approx(1 / 3)
+
+
+def test_a_shallow_well_that_one_ensemble_misses_is_kept() -> None:
+    """A rotor whose barriers are 0.7 RT, and the same without its well at 180 degrees: in the pool that well is no
+    peak any more; the complete ensemble has it."""
+    rng = np.random.default_rng(3)
+    angles = rng.uniform(-np.pi, np.pi, 60_000)
+    whole = angles[rng.random(60_000) < np.exp(-0.35 * (1.0 + np.cos(3.0 * angles)))][:, None]
+    cut = whole[np.abs(whole[:, 0]) < 2.0 * np.pi / 3.0]
+    weights = [np.full(len(a), 1.0 / len(a)) for a in (cut, whole)]
+    assert len(common_basins([cut, whole], weights).names) == 2
+    wells = common_wells([cut, whole], weights)
+    assert len(wells.names) == 3 and np.abs(np.rad2deg(wells.centres)).max() > 170.0
+    assert len(common_wells([cut], weights[:1]).names) == 2
