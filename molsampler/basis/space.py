@@ -2,7 +2,8 @@
 
 A state is a row (D,), the parts one after the other. On the line a kernel is a normal density, on the circle a wrapped
 normal; both have one mean and one log-variance a coordinate. A label says which of several pieces the rest of the state
-lies in, and no kernel moves it. Only the space knows where a part begins: everything else goes through `pieces`.
+lies in, a condition what the density of the rest depends on, and no kernel moves either. Only the space knows where a
+part begins: everything else goes through `pieces`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -190,6 +192,56 @@ class Label(Part):
 
 
 @dataclass(frozen=True)
+class Condition(Part):
+    """Numbers that are given: log R(z; c) is the density of the rest of the state, z, for each c. Every density here is
+    one given c, so that c itself counts nothing; a kernel stays where it is, with probability one. Networks see the
+    numbers standardised, and bent to stay within FREQUENCY_RANGE: a pixel that is hardly ever on is far out when it is.
+
+    values : (M, dim) conditions to train on, from which `sample_prior` draws
+    """
+
+    values: Tensor = field(compare=False, repr=False)
+    max_std = 0.0
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape[1] != self.dim or not len(self.values):
+            raise ValueError(f"conditions have shape {tuple(self.values.shape)}; expected (M, {self.dim})")
+
+    @property
+    def prior_norm(self) -> float:
+        return 0.0
+
+    def prior_energy(self, x: Tensor) -> float:
+        return 0.0
+
+    def prior_score(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def sample_prior(self, n: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+        picked = torch.randint(len(self.values), (n,), generator=generator, device=device)
+        return self.values.to(device, dtype)[picked]
+
+    def log_kernel(self, delta: Tensor, log_var: Tensor) -> Tensor:
+        return torch.where((delta == 0).all(-1), 0.0, -torch.inf).to(delta)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        return x
+
+    def features(self, x: Tensor, frequencies: int) -> Tensor:
+        mean, spread = self._standard
+        return FREQUENCY_RANGE * torch.tanh((x - mean.to(x)) / (FREQUENCY_RANGE * spread.to(x)))
+
+    def n_features(self, frequencies: int) -> int:
+        return self.dim
+
+    @cached_property
+    def _standard(self) -> tuple[Tensor, Tensor]:
+        """Mean and spread (dim,) of the values; a number that is the same in all of them has spread 1."""
+        spread = self.values.std(0, correction=0)
+        return self.values.mean(0), torch.where(spread > 0.0, spread, 1.0)
+
+
+@dataclass(frozen=True)
 class Space:
     """The product of `parts`, in their order.
 
@@ -233,6 +285,32 @@ class Space:
     def mask(self, kind: type[Part]) -> Tensor:
         """(D,) bool, the coordinates of parts of that kind."""
         return torch.cat([torch.full((part.dim,), isinstance(part, kind)) for part in self.parts])
+
+    @property
+    def conditional(self) -> bool:
+        """Whether states hold a condition."""
+        return self.count(Condition) > 0
+
+    def condition_of(self, x: Tensor) -> Tensor:
+        """The condition (..., K) in states (..., D); K = 0 where there is none."""
+        return x[..., self.mask(Condition).to(x.device)]
+
+    def with_condition(self, x: Tensor, condition: Tensor) -> Tensor:
+        """States x (..., D) with the condition (..., K) in the place of theirs."""
+        x = x.clone()
+        x[..., self.mask(Condition).to(x.device)] = condition.to(x)
+        return x
+
+    def draw_conditions(self, n: int, alike: int, generator: torch.Generator) -> Tensor | None:
+        """(n, K) conditions to train on, `alike` rows in a row sharing each; None where there is none."""
+        if not self.conditional:
+            return None
+        drawn = self.only(Condition).sample_prior(-(-n // alike), generator)
+        return drawn.repeat_interleave(alike, 0)[:n]
+
+    def by_condition(self, x: Tensor) -> Tensor | None:
+        """(B,) index of the condition of each state x (B, D), alike for equal ones; None where there is none."""
+        return self.condition_of(x).unique(dim=0, return_inverse=True)[1] if self.conditional else None
 
     def columns(self) -> Iterator[tuple[Part, slice]]:
         """Each part with the slice of the coordinates that are its own."""
@@ -278,7 +356,7 @@ class Space:
         return _total([part.log_kernel(*own) for part, *own in self.pieces(delta, log_var)], delta)
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32, device=None) -> Tensor:
-        """(n, D) draws of p_0: standard normal on the line, uniform on the circle and over labels."""
+        """(n, D) draws of p_0: standard normal on the line, uniform on the circle, over labels and over conditions."""
         device = device or generator.device
         return torch.cat([part.sample_prior(n, generator, dtype, device) for part in self.parts], dim=-1)
 

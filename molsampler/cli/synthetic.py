@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
@@ -14,7 +15,7 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, printer
-from molsampler.runs import synthetic
+from molsampler.runs import conditional, synthetic
 from molsampler.runs.density import DensityRunDirectory
 from molsampler.runs.loop import held_processes, with_file, with_minutes
 from molsampler.runs.methods import find_arm
@@ -22,6 +23,7 @@ from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
 from molsampler.store.checkpoint import read_checkpoint
 from molsampler.store.config_file import read_toml
+from molsampler.targets.synthetic import CONDITIONAL
 
 _NAMED = ("samples", "processes", "threads")
 
@@ -32,7 +34,7 @@ class Options:
 
     target: Annotated[str, tyro.conf.Positional]
     """gmm40-2d, gmm40-5d, gmm40-50d, gmm40-2d-softplus, gmm25, funnel-10d, manywell-32d, manywell-64d, student-2d,
-    student-50d, robot-arm-4, cox-16."""
+    student-50d, robot-arm-4, cox-16; with conditions: linear-gaussian, vae-digits, for arms from scratch."""
     arms: tuple[str, ...] = ("default",)
     """Method arms; an unknown name lists all of them. More than one, or more than one seed, makes a table."""
     seeds: tuple[int, ...] = (0,)
@@ -70,8 +72,13 @@ class Options:
             config = with_minutes(config, self.minutes)
         named = {name: value for name in _NAMED if (value := getattr(self, name)) is not None}
         config = change(config, arm=arm, train={"seed": seed}, **named)
-        synthetic.check(config)
+        job_of(config.target).check(config)
         return config
+
+
+def job_of(target: str) -> ModuleType:
+    """The module that runs this target: check, start, resume and conclude."""
+    return conditional if target in CONDITIONAL else synthetic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,10 +131,11 @@ def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]
     try:
         if find_arm(config.arm).baseline:
             return synthetic.baseline(config, run, say)
-        made = synthetic.resume(run, say) if going_on else synthetic.start(config, run, say)
+        job = job_of(config.target)
+        made = job.resume(run, say) if going_on else job.start(config, run, say)
         if not made.train(progress=not options.quiet):
             raise Stopped
-        return synthetic.conclude(made)
+        return job.conclude(made)
     finally:
         run.release()
 
@@ -162,10 +170,13 @@ def _print_one(metrics: dict[str, Any], out: Path) -> None:
 
 HEADLINES = {
     "ess": "ESS, fraction of the samples",
+    "ess_tenth": "ESS, a tenth of the conditions below",
     "elbo": "ELBO",
     "eubo": "EUBO",
     "log_z_estimate": "log Z by importance weights",
     "log_z_true": "log Z, true",
+    "log_z_learnt": "log Z, learnt",
+    "log_z_learnt_error": "its distance from the true one",
     "smc_log_z_estimate": "log Z by SMC",
     "w2_squared": "W2 squared",
     "w2_squared_reweighted": "W2 squared, reweighted",

@@ -30,7 +30,8 @@ class Link:
 
 
 class ProcessChain(Process):
-    """The processes of `links` in the order in which the sampler walks through them; together they own every column."""
+    """The processes of `links` in the order in which the sampler walks through them; together they own every column.
+    A link without steps, of a condition, comes last."""
 
     def __init__(self, space: Space, links: Sequence[tuple[Process, slice]]) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class ProcessChain(Process):
 
     def chunk_ends(self, chunk: int) -> tuple[int, ...]:
         ends = [link.start + end for link in self.links for end in (0, *link.process.chunk_ends(chunk))]
-        return tuple(end for end in ends if end > 0)
+        return tuple(end for end in ends if 0 < end < self.n_steps)
 
     def sample_prior(self, n: int, generator: torch.Generator, dtype=torch.float32) -> Tensor:
         x = torch.zeros(n, self.space.dim, dtype=dtype, device=generator.device)
@@ -106,7 +107,7 @@ class ProcessChain(Process):
 
 
 class PolicyChain(Policy):
-    """The policies of a `ProcessChain`'s links; each sees whole states and changes its own columns."""
+    """The policies of a `ProcessChain`'s links that make steps; each sees whole states and changes its own columns."""
 
     def __init__(self, process: ProcessChain, policies: Sequence[Policy]) -> None:
         super().__init__()

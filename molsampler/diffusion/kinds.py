@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from molsampler.basis.space import Circle, Label, Line, Space
+from molsampler.basis.errors import InputError
+from molsampler.basis.space import Circle, Condition, Label, Line, Space
 from molsampler.diffusion.chain import Link, PolicyChain, ProcessChain
+from molsampler.diffusion.conditions import Given
 from molsampler.diffusion.guidance import ScoreFunction
 from molsampler.diffusion.learnt_noising import LearntNoising, NoisingConfig
 from molsampler.diffusion.noise import ScheduleConfig
@@ -16,17 +18,22 @@ from molsampler.diffusion.torsions import LabelPolicy, Reveal, TorsionConfig, To
 
 def make_process(space: Space, config: ScheduleConfig, noising: NoisingConfig | None = None, seed: int = 0) -> Process:
     """The process of a schedule on a space: joint diffusion, or angles taken one by one after the line has diffused. A
-    label is drawn before all else and taken away last.
+    label is drawn before all else and taken away last; a condition stays.
 
     noising : what of the diffusion is learnt, nothing where left out; seed : of its first parameters
     """
     own = {type(part): rows for part, rows in space.columns()}
     links: list[tuple[Process, slice]] = [(Reveal(space.only(Label)), own[Label])] if Label in own else []
+    given = [(Given(space.only(Condition)), own[Condition])] if Condition in own else []
     if config.torsions == "joint" or Circle not in own:
-        if not links:
+        if not links and not given:
             return _diffusion(space, config, noising, seed)
         rest = space.only(Line, Circle)
-        return ProcessChain(space, [*links, (_diffusion(rest, config, noising, seed), slice(0, rest.dim))])
+        return ProcessChain(space, [*links, (_diffusion(rest, config, noising, seed), slice(0, rest.dim)), *given])
+    if given:
+        raise InputError(
+            'schedule.torsions = "first" draws angles from mixtures that do not see the condition: use "joint"'
+        )
     links.append((Reveal(space.only(Circle)), own[Circle]))
     if Line in own:
         links.append((_diffusion(space.only(Line), config, noising, seed), own[Line]))
@@ -55,6 +62,8 @@ def make_policy(
     first = process.links[0]
     labels = {"labels": first.process.space, "given": first.own} if _draws_label(first) else {}
     for link in process.links:
+        if isinstance(link.process, Given):
+            continue
         if _draws_label(link):
             policies.append(LabelPolicy(link.process, link.own))
         elif isinstance(link.process, Reveal):

@@ -59,13 +59,16 @@ def score_states(policy: Policy, states: Tensor, log_r: Tensor) -> Trajectories:
 
 
 @torch.no_grad()
-def rollout(policy: Policy, n: int, generator: torch.Generator, exploration: float = 0.0) -> tuple[Tensor, Tensor]:
+def rollout(
+    policy: Policy, n: int, generator: torch.Generator, exploration: float = 0.0, given: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw n trajectories from the policy: states (N+1, n, D) and log (p_F p_0 / p_B) summed over steps, (n,).
 
     The second is log of the density ratio that plain importance sampling needs: log w = log R(x_N) minus it.
     exploration : widen every kernel (`Policy.sample_step`); the ratio is that of the wider kernels.
+    given : (n, K) the condition of each, where states hold one; left out, drawn among those to train on
     """
-    return _walk(policy, n, generator, exploration)
+    return _walk(policy, n, generator, exploration, given)
 
 
 def differentiable_rollout(policy: Policy, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -76,8 +79,12 @@ def differentiable_rollout(policy: Policy, n: int, generator: torch.Generator) -
     return _walk(policy, n, generator, 0.0)
 
 
-def _walk(policy: Policy, n: int, generator: torch.Generator, exploration: float) -> tuple[Tensor, Tensor]:
+def _walk(
+    policy: Policy, n: int, generator: torch.Generator, exploration: float, given: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     x = policy.process.sample_prior(n, generator)
+    if given is not None:
+        x = policy.process.space.with_condition(x, given)
     states, log_ratio = [x], policy.process.log_prior(x)
     for k in range(policy.process.n_steps):
         x_next, log_p_f = policy.sample_step(x, k, generator, exploration)

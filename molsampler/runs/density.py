@@ -123,11 +123,11 @@ def start(kind: Callable[..., Kind], target: Target, config: Any, run: RunDirect
     begun = time.perf_counter()
     config = settle(config)
     tell_idle(config, say)
+    config.train.check(target.space)
     generator = ranks.generator(config.train.seed, config.device)
-    annealed = config.train.start == "annealed"
-    charted = Charted(target, first_coordinates(*start_of(target), config.standardise if annealed else "prior"))
+    charted = _charted(target, config)
     prefill = None
-    if annealed:
+    if config.train.start == "annealed":
         prefill = prepare(charted, per_rank(config.train).anneal, generator, say, fit=config.standardise != "prior")
     trainer = Trainer(charted, config.train, generator, config.device, say)
     trainer.begin(prefill)
@@ -143,13 +143,18 @@ def start(kind: Callable[..., Kind], target: Target, config: Any, run: RunDirect
     return made
 
 
+def _charted(target: Target, config: Any) -> Charted:
+    """The target on its first coordinates, which annealing will change where there is any."""
+    standardise = config.standardise if config.train.start == "annealed" else "prior"
+    return Charted(target, first_coordinates(*start_of(target), standardise, target.space))
+
+
 def resume(
     kind: Callable[..., Kind], target: Target, config: Any, state: dict, run: RunDirectory, say: Say = print
 ) -> Kind:
     """Go on from a checkpoint's `state`; rows of metrics.csv after it are dropped."""
     config = settle(config)
-    annealed = config.train.start == "annealed"
-    charted = Charted(target, first_coordinates(*start_of(target), config.standardise if annealed else "prior"))
+    charted = _charted(target, config)
     with restoring(run / "checkpoint.pt"):
         charted.coordinates.load_state_dict(state["coordinates"])
     trainer = Trainer(charted, config.train, torch.Generator(config.device), config.device, say)

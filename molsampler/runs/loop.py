@@ -35,6 +35,7 @@ KINDS = {
     "molecule": ("a molecule", "molsampler train, sample or analyse, or molsampler.resume(out)"),
     "density": ("a density of one's own", "molsampler.resume(out, target=...)"),
     "synthetic": ("a synthetic target", "scripts/run_synthetic.py --resume"),
+    "conditional": ("a synthetic target with conditions", "scripts/run_synthetic.py --resume"),
 }
 """What a run is on, and how to go on with it."""
 

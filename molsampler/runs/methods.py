@@ -107,7 +107,9 @@ ARMS: dict[str, Arm] = {
         "TB with importance-weighted replay, p_B corrected step by step",
         _replay("importance", noising={"learnt": "steps"}),
     ),
-    "log-variance": Arm("log-variance (VarGrad) on policy", _on_policy(objective="log_variance")),
+    "log-variance": Arm(
+        "log-variance (VarGrad) on policy", _on_policy(objective="log_variance", batch={"per_condition": 8})
+    ),
     "subtb-fl": Arm(
         "SubTB(0.9), forward-looking flow, on policy",
         _on_policy(objective="subtb", twist={"partial_energy": True}),

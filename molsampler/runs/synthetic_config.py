@@ -15,7 +15,7 @@ from molsampler.training.config import TrainConfig
 class SyntheticConfig:
     """One run on a synthetic target."""
 
-    target: str = setting("gmm40-2d", "a name in `molsampler.targets.synthetic.SYNTHETIC`")
+    target: str = setting("gmm40-2d", "a name in `molsampler.targets.synthetic`, SYNTHETIC or CONDITIONAL")
     arm: str = setting("default", "a method: a name in `molsampler.runs.methods.ARMS`")
     standardise: Standardise = setting(
         "diagonal", "coordinates of the annealed start", needs={"train.start": "annealed"}
@@ -56,6 +56,8 @@ _UPDATES: dict[str, tuple[int, int]] = {
     "manywell-32d": (4500, 500),
     "manywell-64d": (6000, 500),
     "robot-arm-4": (1000, 3000),
+    "linear-gaussian": (0, 1500),
+    "vae-digits": (0, 3000),
 }
 _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "gmm40": _frequencies(16),
@@ -80,7 +82,10 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "optimiser": {"rate": 1e-3},
         "rollouts": {"number": 0},
     },
+    "linear": {"evaluation_samples": 4096},
+    "vae": {"evaluation_samples": 4096, "policy": {"width": 192}, "replay": {"capacity": 40_000}},
 }
+_SAMPLES = {"vae-digits": 51_200}  # 256 for each held-out condition
 _CHARTS: dict[str, Standardise] = {"funnel": "sinh", "student": "sinh", "cox": "prior"}
 
 
@@ -91,4 +96,5 @@ def synthetic_config(target: str) -> SyntheticConfig:
     warm_updates, updates = _UPDATES.get(target, (_TRAIN.warm_updates, _TRAIN.updates))
     settings = _SETTINGS.get(target, _SETTINGS.get(family, {}))
     train = change(_TRAIN, warm_updates=warm_updates, updates=updates, **settings)
-    return SyntheticConfig(target=target, standardise=_CHARTS.get(family, "diagonal"), train=train)
+    chart, samples = _CHARTS.get(family, "diagonal"), _SAMPLES.get(target, SyntheticConfig.samples)
+    return SyntheticConfig(target=target, standardise=chart, samples=samples, train=train)

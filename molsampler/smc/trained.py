@@ -71,12 +71,29 @@ class TrainedSampler:
     def process(self) -> Process:
         return self.policy.process
 
-    def draw(self, n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
-        """n independent rollouts of the policy with importance weights; of these this rank's portion (`gathered`)."""
-        parts, own = [], len(ranks.portion(n))
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator,
+        on_chunk: Callable[[int], None] = lambda done: None,
+        given: Tensor | None = None,
+    ) -> Drawn:
+        """n independent rollouts of the policy with importance weights; of these this rank's portion (`gathered`).
+
+        given : (n, K) the condition of each, where the target has conditions; weights are then those of its own Z(c)
+        Raises InputError where such a target is to be drawn from and no condition is given.
+        """
+        if self.process.space.conditional and given is None:
+            raise InputError("this sampler is of densities that depend on a condition: say for which, a row a sample")
+        portion = ranks.portion(n)
+        parts, own = [], len(portion)
+        if given is not None:
+            given = given[portion.start : portion.stop]
         for start in range(0, max(own, 1), CHUNK):
             size = min(CHUNK, own - start)
-            states, log_ratio = rollout(self.policy, size, generator)
+            states, log_ratio = rollout(
+                self.policy, size, generator, given=None if given is None else given[start : start + size]
+            )
             with torch.no_grad():
                 parts.append((states[-1], self.log_prob(states[-1]), log_ratio.double()))
             on_chunk(size)
@@ -86,8 +103,9 @@ class TrainedSampler:
         """n particles from at least SMC_PASSES independent passes of equal size (n is rounded up); of these passes
         this rank's portion (`gathered`).
 
-        Raises InputError where the twist is untrained.
+        Raises InputError where the twist is untrained, or the target has conditions.
         """
+        self._of_one_density()
         if not self.twist_trained:
             raise InputError(
                 "the twist of this run was not trained (its objective is reverse_kl), so that sequential Monte Carlo "
@@ -113,9 +131,17 @@ class TrainedSampler:
 
     @torch.no_grad()
     def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N."""
+        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N; InputError where the target has conditions."""
+        self._of_one_density()
         log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
         return self.twist(x, n, self.log_z, log_r)
+
+    def _of_one_density(self) -> None:
+        if self.process.space.conditional:
+            raise InputError(
+                "twist and sequential Monte Carlo are for one density, and resampling would favour some conditions: "
+                "draw from the policy"
+            )
 
 
 def check_samples(n: int, sampler: str) -> None:

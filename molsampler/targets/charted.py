@@ -9,7 +9,7 @@ from torch import Tensor
 
 from molsampler.basis.coordinates import Coordinates
 from molsampler.basis.errors import InputError
-from molsampler.basis.space import Circle
+from molsampler.basis.space import Circle, Space
 from molsampler.targets.coordinates.affine import Affine
 from molsampler.targets.coordinates.sinh import Sinh
 from molsampler.targets.target import Target
@@ -63,11 +63,14 @@ class Charted(Target):
         return self.coordinates.to_standard(self.base.sample(generator, n))
 
 
-def first_coordinates(centre: Tensor, scale: Tensor, standardise: Standardise = "prior") -> Affine:
+def first_coordinates(
+    centre: Tensor, scale: Tensor, standardise: Standardise = "prior", space: Space | None = None
+) -> Affine:
     """Coordinates whose N(0, I) is the rough location and extent that are known beforehand.
 
-    centre : (D,); scale : (D,), or (D, D) lower triangular; standardise : how `fit` will change them
+    centre : (D,); scale : (D,), or (D, D) lower triangular; standardise : how `fit` will change them; space : of the
+        target, where it is more than R^D
     """
     if standardise == "sinh":
         return Sinh(centre, scale if scale.ndim == 1 else scale.square().sum(1).sqrt())
-    return Affine(centre, scale, "full" if standardise == "full" else "diagonal")
+    return Affine(centre, scale, "full" if standardise == "full" else "diagonal", space)

@@ -74,6 +74,11 @@ def as_target(given: Any) -> Target:
         raise InputError(
             f"the target has {target.space.count(Circle)} angles; densities of one's own live on the line for now"
         )
+    if target.space.conditional:
+        raise InputError(
+            f"{type(target).__name__} is a density for every condition, and a run on a density of one's own is on one: "
+            "give the density of a single condition"
+        )
     _try(target)
     return target
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from molsampler.basis.errors import InputError
+from molsampler.targets.conditional import ConditionalTarget, LinearGaussian
 from molsampler.targets.cox import CoxProcess
+from molsampler.targets.digits import VaeDigits
 from molsampler.targets.funnel import Funnel
 from molsampler.targets.gaussian_mixture import FAB_STD, gmm25, gmm40
 from molsampler.targets.many_well import ManyWell
@@ -14,7 +16,7 @@ from molsampler.targets.robot_arm import PlanarArm
 from molsampler.targets.student_mixture import StudentMixture
 from molsampler.targets.synthetic_target import SyntheticTarget
 
-__all__ = ["SYNTHETIC", "SyntheticTarget", "make_synthetic"]
+__all__ = ["CONDITIONAL", "SYNTHETIC", "ConditionalTarget", "SyntheticTarget", "make_synthetic"]
 
 SYNTHETIC: dict[str, Callable[[], SyntheticTarget]] = {
     "gmm40-2d": partial(gmm40, 2),
@@ -32,8 +34,15 @@ SYNTHETIC: dict[str, Callable[[], SyntheticTarget]] = {
 }
 
 
-def make_synthetic(name: str) -> SyntheticTarget:
+CONDITIONAL: dict[str, Callable[[], ConditionalTarget]] = {
+    "linear-gaussian": LinearGaussian,
+    "vae-digits": VaeDigits,
+}
+
+
+def make_synthetic(name: str) -> SyntheticTarget | ConditionalTarget:
     """A new target of that name; InputError lists the names there are."""
-    if name not in SYNTHETIC:
-        raise InputError(f"unknown synthetic target '{name}'; choose from {', '.join(SYNTHETIC)}")
-    return SYNTHETIC[name]()
+    known = SYNTHETIC | CONDITIONAL
+    if name not in known:
+        raise InputError(f"unknown synthetic target '{name}'; choose from {', '.join(known)}")
+    return known[name]()

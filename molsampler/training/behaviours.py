@@ -71,7 +71,9 @@ class Behaviours:
     policy : the learning one; log_twist : log F_n of the learning twist
     buffer, explored : replayed states, and those of the annealing's explorers; fresh : the particles of the last SMC
         pass, for a configuration that keeps no buffer
-    log_z : running estimate of log Z from rollouts and passes
+    log_z_of : the learnt log Z(c) of states (S, D), for a target with conditions
+    log_z : running estimate of log Z from rollouts and passes; none is made where there are conditions, each with its
+        own
     """
 
     def __init__(
@@ -82,13 +84,14 @@ class Behaviours:
         config: TrainConfig,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
+        log_z_of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.target, self.policy, self.log_twist = target, policy, log_twist
         self.config, self.generator = config, generator
         dim, replay, explorers = target.space.dim, config.replay, config.explorers
         self.keeps = replay.draw != "none"
         priority = replay.draw if self.keeps else "importance"
-        self.buffer = ReplayBuffer(replay.capacity, dim, replay.gamma, device=device, priority=priority)
+        self.buffer = ReplayBuffer(replay.capacity, dim, replay.gamma, device=device, priority=priority, log_z=log_z_of)
         self.explored = ReplayBuffer(explorers.capacity, dim, explorers.gamma, device=device)
         self.fresh = ReplayBuffer(config.passes.particles, dim, replay.gamma, refresh=1, device=device)
         self.log_z = RunningLogZ()
@@ -145,11 +148,13 @@ class Behaviours:
         policy : another than the learning one, such as the averaged one
         """
         with self.target.counter.purpose("rollout"):
-            states, log_ratio = rollout(policy or self.policy, n, self.generator, exploration)
+            given = self.target.space.draw_conditions(n, self.config.batch.per_condition, self.generator)
+            states, log_ratio = rollout(policy or self.policy, n, self.generator, exploration, given)
             log_r, score = self.target.log_prob_and_score(states[-1])
         log_w = log_r.double() - log_ratio.double()
         self.buffer.add(states[-1], log_r, score, log_w)
-        self.log_z.add(None if _broken(log_w) else LogWeights(log_w))
+        if not self.target.space.conditional:
+            self.log_z.add(None if _broken(log_w) else LogWeights(log_w))
         return states, log_r
 
     @property

@@ -42,6 +42,8 @@ class ReplayBuffer:
     every rank draws its n states from the union, as one process would, and the shards send each other what was drawn.
 
     capacity : states kept, here; gamma : tempering goal; refresh : draws between two updates of lambda
+    log_z : log Z(c) of states (S, D) as it is learnt, where they differ in a condition c: priorities are then by
+        w / Z(c) and R / Z(c), which alone compare states of different conditions; what is stored is w itself
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class ReplayBuffer:
         refresh: int = 20,
         device=None,
         priority: Priority = "importance",
+        log_z: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self._log_z = log_z
         self.capacity, self.gamma, self.refresh, self.priority = capacity, gamma, refresh, priority
         self.x = torch.zeros(capacity, dim, device=device)
         self.score = torch.zeros(capacity, dim, device=device)
@@ -101,7 +105,7 @@ class ReplayBuffer:
         refresh = self.priority == "importance" and self._draws % self.refresh == 0
         self._draws += 1
         if refresh:
-            self.exponent = UnionLogWeights(self.log_w[: self.size]).tempering_exponent(self.gamma)
+            self.exponent = UnionLogWeights(self._relative(self.log_w)).tempering_exponent(self.gamma)
         if refresh or stale:
             self._proposal, self._shares = self._probabilities()
         if distinct:
@@ -124,15 +128,22 @@ class ReplayBuffer:
         takes each shard, both float64."""
         n = self.size
         if self.priority == "importance":
-            tempered = UnionLogWeights(self.log_w[:n]).power(self.exponent)
+            tempered = UnionLogWeights(self._relative(self.log_w)).power(self.exponent)
             return tempered.own_normalised, tempered.shares
         share = torch.ones(n, dtype=torch.float64, device=self.x.device)
         if self.priority == "rank":
-            everyone, before = ranks.gathered(self.log_r[:n]), int(ranks.stacked(torch.tensor(n))[: ranks.rank()].sum())
+            log_r = self._relative(self.log_r)
+            everyone, before = ranks.gathered(log_r), int(ranks.stacked(torch.tensor(n))[: ranks.rank()].sum())
             rank = everyone.argsort(descending=True).argsort()[before : before + n]
             share = 1.0 / (_RANK_SHARE * len(everyone) + rank.double())
         mass = ranks.stacked(share.sum())
         return share / share.sum(), mass / mass.sum()
+
+    @torch.no_grad()
+    def _relative(self, values: Tensor) -> Tensor:
+        """log w or log R (S,) of the states kept, relative to log Z(c) where there are conditions."""
+        values = values[: self.size]
+        return values if self._log_z is None else values - self._log_z(self.x[: self.size])
 
     def add_descendants(self, parents: Batch, frames: list[tuple[Tensor, Tensor, Tensor]]) -> int:
         """Store what local moves made of M drawn parents: F frames of (x, log_r, score), in the parents' order.
@@ -156,6 +167,8 @@ class ReplayBuffer:
         n = self.size
         names = ("x", "score", "log_r", "log_w")
         state = {name: getattr(self, name)[:n].clone() for name in names}
+        if self._log_z is not None and self._proposal is not None:  # made by a log Z(c) that has moved on since
+            state |= {"proposal": self._proposal, "shares": self._shares}
         return state | {
             "size": n,
             "head": self.head,
@@ -169,7 +182,8 @@ class ReplayBuffer:
         for name in ("x", "score", "log_r", "log_w"):
             getattr(self, name)[:n] = state[name]
         self.size, self.head, self.rejected = n, state["head"], state["rejected"]
-        self._draws, self.exponent, self._proposal = state["draws"], state["exponent"], None
+        self._draws, self.exponent = state["draws"], state["exponent"]
+        self._proposal, self._shares = state.get("proposal"), state.get("shares")
 
 
 def dealt(states: list[dict], rank: int, size: int, capacity: int) -> dict:

@@ -8,6 +8,7 @@ from typing import Literal
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import POSITIVE, change, setting, table
+from molsampler.basis.space import Space
 from molsampler.diffusion.learnt_noising import NoisingConfig
 from molsampler.diffusion.policy import PolicyConfig
 from molsampler.diffusion.process import ScheduleConfig
@@ -56,6 +57,11 @@ class BatchConfig:
 
     denoising: int = setting(4080, "states an update of denoising, shared among the steps of diffusion", low=1)
     balance: int = setting(256, "trajectories an update of balance", low=1)
+    per_condition: int = setting(
+        1,
+        "rollouts in a row that share a condition, where the target has conditions; log-variance compares them",
+        low=1,
+    )
     replay_updates: int = setting(3, "replay updates for every on-policy update; 0 for on-policy only", low=0)
     exploration: float = setting(
         0.0,
@@ -224,8 +230,8 @@ class TrainConfig:
     prefill: PrefillConfig = table(PrefillConfig, "chains that fill the buffer before training")
     explorers: ExplorerConfig = table(ExplorerConfig, "annealed states that were never resampled")
 
-    def check(self) -> None:
-        """InputError where settings that are good by themselves do not go together."""
+    def check(self, space: Space | None = None) -> None:
+        """InputError where settings that are good by themselves do not go together, or not with the target's space."""
         chunk, n_steps = self.smc.chunk, self.schedule.n_steps
         if n_steps % chunk:
             raise InputError(f"the SMC chunk of {chunk} steps does not divide the {n_steps} steps: change one of them")
@@ -240,8 +246,44 @@ class TrainConfig:
                 'denoised by the fixed process: use balanced = "all", or "nothing"'
             )
         self._check_teacher_and_twist()
+        if space is not None and space.conditional:
+            self._check_conditional()
         if self.warm_updates == 0 and self.updates == 0:
             raise InputError("warm_updates = 0 and updates = 0 train nothing: give a number, or leave one to `minutes`")
+
+    def _check_conditional(self) -> None:
+        """What compares weights of different conditions, each with a Z(c) of its own, has no meaning."""
+        several = "of a target with conditions"
+        if self.start == "annealed":
+            raise InputError(
+                f'start = "annealed" resamples, which would favour some conditions {several}: choose an arm from '
+                'scratch, such as tb, or start = "scratch"'
+            )
+        if self.passes.every:
+            raise InputError(
+                f"passes.every = {self.passes.every} asks for SMC passes, which would resample particles of one "
+                f"condition in favour of another's {several}: use 0"
+            )
+        if self.twist_loss == "contrastive":
+            raise InputError(
+                f'twist_loss = "contrastive" normalises weights over a batch {several}, each with a Z of its own: use '
+                '"subtb" or "optimal"'
+            )
+        if self.balanced == "torsions":
+            raise InputError(f'balanced = "torsions" leaves nothing to train {several}: use "all"')
+        if self.objective != "log_variance":
+            return
+        if self.batch.replay_updates:
+            raise InputError(
+                f'objective = "log_variance" compares trajectories of one condition {several}, and batch.replay_updates'
+                f" = {self.batch.replay_updates} brings states of many: use 0, or another objective"
+            )
+        alike, batch = self.batch.per_condition, self.batch.balance
+        if alike < 2 or ranks.share(batch) % alike:
+            raise InputError(
+                f'objective = "log_variance" needs several trajectories of each condition {several}: give '
+                f"batch.per_condition a number from 2 on that divides batch.balance = {batch}, not {alike}"
+            )
 
     def _check_teacher_and_twist(self) -> None:
         if self.teacher.every and self.objective == "reverse_kl":

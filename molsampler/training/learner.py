@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from molsampler.basis import ranks
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.space import Space
+from molsampler.diffusion.conditions import ConditionalLogZ
 from molsampler.diffusion.guidance import ScoreFunction
 from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.policy import Network
@@ -33,7 +34,8 @@ _BETAS = (0.9, 0.99)  # of Adam
 class Learner:
     """Everything that training changes, on one device.
 
-    policy, twist : modules; log_z : learnt scalar (); averaged : the policy with exponentially averaged parameters,
+    policy, twist : modules; log_z : learnt scalar (), and log_z_network : what log Z(c) has besides, for a target with
+        conditions (`log_z_of`); averaged : the policy with exponentially averaged parameters,
         which samples; training_policy : `policy`, its networks compiled or in reduced precision
     balanced_policy : what the objective trains, the same or a view of it with a constant diffusion; denoised : the
         diffusions that go on with denoising meanwhile
@@ -61,6 +63,7 @@ class Learner:
         self.policy = make_policy(self.process, config.policy, config.torsions, init, score, guide).to(device)
         self.twist = Twist(make_process(space, config.schedule), config.twist, init).to(device)
         self.log_z = nn.Parameter(torch.zeros((), device=device))
+        self.log_z_network = ConditionalLogZ(space, config.twist, init).to(device) if space.conditional else None
         again = torch.Generator().manual_seed(config.seed)
         self.averaged = make_policy(averaged, config.policy, config.torsions, again, score, guide)
         self.averaged.to(device).requires_grad_(False)
@@ -84,7 +87,11 @@ class Learner:
                 parameter.copy_(average)
         self.policy_optimiser = self._optimiser_of_policy()
         self.twist_optimiser = torch.optim.Adam(self.twist.parameters(), lr=1.0, betas=_BETAS)
-        self.log_z_optimiser = torch.optim.Adam([self.log_z], lr=1.0, betas=_BETAS)
+        groups = [{"params": [self.log_z]}]
+        if self.log_z_network is not None:  # learns at the policy's rate, not at the scalar's
+            pace = self.config.rate / self.config.log_z_rate
+            groups.append({"params": list(self.log_z_network.parameters()), "pace": pace})
+        self.log_z_optimiser = torch.optim.Adam(groups, lr=1.0, betas=_BETAS)
 
     def _optimiser_of_policy(self) -> torch.optim.Optimizer:
         """Mixtures and what the noising process learns by Adam, at rates of their own; the rest by the configured
@@ -102,6 +109,10 @@ class Learner:
         """Begin from this log Z."""
         with torch.no_grad():
             self.log_z.fill_(log_z)
+
+    def log_z_of(self, x: Tensor) -> Tensor:
+        """The learnt log Z: the scalar (), or (...) of the conditions of states x (..., D)."""
+        return self.log_z if self.log_z_network is None else self.log_z + self.log_z_network(x)
 
     def rate(self, done: int, total: int) -> float:
         """Share of the peak learning rate after `done` of `total` updates of a phase: a ramp, then a cosine."""
@@ -165,6 +176,8 @@ class Learner:
         for optimiser in optimisers:
             optimiser.zero_grad()
         loss.backward()
+        conditional = [] if self.log_z_network is None else list(self.log_z_network.parameters())
+        clipped = [*clipped, conditional] if conditional else clipped
         ranks.average_gradients([*(p for parameters in clipped for p in parameters), self.log_z])
         norms = [nn.utils.clip_grad_norm_(parameters, self.config.clip) for parameters in clipped]
         if self.log_z.grad is not None:
@@ -178,14 +191,18 @@ class Learner:
 
     def log_twist(self, x: Tensor, n: Steps, log_r: Tensor | None = None) -> Tensor:
         """log F_n(x), (..., B), at the learnt log Z."""
-        return self.twist(x, n, self.log_z.detach(), log_r)
+        return self.twist(x, n, self.log_z_of(x).detach(), log_r)
 
     def fingerprint(self) -> str:
         """A digest of all parameters: two learners that have the same one are alike to the last bit."""
         digest = hashlib.sha256()
-        for parameter in [p for m in (self.policy, self.averaged, self.twist) for p in m.parameters()] + [self.log_z]:
+        for parameter in [p for m in self._modules() for p in m.parameters()] + [self.log_z]:
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def _modules(self) -> list[nn.Module]:
+        modules = [self.policy, self.averaged, self.twist]
+        return modules if self.log_z_network is None else [*modules, self.log_z_network]
 
     def agree(self) -> None:
         """Where rounding has told the learners of the ranks apart they become the first one's again (collective).
@@ -204,6 +221,7 @@ class Learner:
             "averaged": self.averaged.state_dict(),
             "twist": self.twist.state_dict(),
             "log_z": self.log_z.detach(),
+            "log_z_network": None if self.log_z_network is None else self.log_z_network.state_dict(),
             "averaged_over": self._averaged_over,
             "skipped": dict(self.skipped),
             "policy_optimiser": self.policy_optimiser.state_dict(),
@@ -215,6 +233,8 @@ class Learner:
         for name in ("policy", "averaged", "twist", "policy_optimiser", "twist_optimiser", "log_z_optimiser"):
             getattr(self, name).load_state_dict(state[name])
         self.set_log_z(float(state["log_z"]))
+        if self.log_z_network is not None:
+            self.log_z_network.load_state_dict(state["log_z_network"])
         self._averaged_over, self.skipped = state["averaged_over"], Counter(state["skipped"])
 
 
@@ -239,7 +259,7 @@ def accelerator(
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("pace", 1.0)
 
 
 def faster_precision(device: str = "cpu") -> str:

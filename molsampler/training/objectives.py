@@ -76,11 +76,19 @@ def contrastive_twist(positive: Trajectories, negative: Trajectories) -> Tensor:
     return ((weights * negative.log_f).sum(1) - positive.log_f.mean(1)).mean()
 
 
-def log_variance(trajectories: Trajectories, limit: float = math.inf) -> Tensor:
+def log_variance(trajectories: Trajectories, limit: float = math.inf, groups: Tensor | None = None) -> Tensor:
     """Squared deviation of log w from its mean over the batch of all ranks, (B,): VarGrad (Richter et al. 2020), which
-    needs no log Z (collective). limit : as in `trajectory_balance`."""
-    log_w = trajectories.log_weights()
-    return trajectory_balance(trajectories, ranks.mean(log_w.detach().mean()), limit)
+    needs no log Z (collective).
+
+    limit : as in `trajectory_balance`
+    groups : (B,) index from 0; with them the mean is that of a trajectory's own group on this rank, the one condition
+        whose log Z(c) it estimates
+    """
+    log_w = trajectories.log_weights().detach()
+    if groups is None:
+        return trajectory_balance(trajectories, ranks.mean(log_w.mean()), limit)
+    sums = log_w.new_zeros(int(groups.max()) + 1).index_add(0, groups, log_w)
+    return trajectory_balance(trajectories, (sums / groups.bincount())[groups], limit)
 
 
 def subtb_lambda(trajectories: Trajectories, log_z: Tensor, lam: float) -> Tensor:

@@ -62,7 +62,7 @@ class Teacher:
     def learn(self, trajectories: Trajectories, log_z: Tensor, share: float) -> None:
         """One update at this share of the peak learning rate (collective).
 
-        trajectories : scored by the student, whoever drew them, with bounded log R; log_z : the student's
+        trajectories : scored by the student, whoever drew them, with bounded log R; log_z : the student's, () or (B,)
         """
         residual = (trajectories.log_weights() - log_z).detach()
         reward = teacher_log_reward(residual, trajectories.log_r, self.config.teacher)
@@ -70,7 +70,8 @@ class Teacher:
         if not self.begun:
             self._begin(own)
         optimiser = self.config.optimiser
-        loss = trajectory_balance(own, self.learner.log_z, optimiser.residual_limit).mean()
+        log_z = self.learner.log_z_of(own.states[-1])
+        loss = trajectory_balance(own, log_z, optimiser.residual_limit).mean()
         made = self.learner.step_policy(loss, share * optimiser.rate, with_log_z=True)
         self.last_loss = float(ranks.mean(loss.detach())) if made else math.nan
 

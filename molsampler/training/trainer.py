@@ -65,7 +65,7 @@ class Trainer:
         device: str = "cpu",
         say: Callable[[str], None] = print,
     ) -> None:
-        config.check()
+        config.check(target.space)
         self.target, self.config, self.generator = target, config, generator
         self.sizes = per_rank(config)
         score = self._score if config.policy.langevin else None
@@ -80,9 +80,8 @@ class Trainer:
         self.teacher = Teacher(self.sizes, make_learner) if config.teacher.every else None
         self.surrogate = Surrogate(config.surrogate_margin, config.surrogate_cap)
         self.twisting = TwistTraining(self.learner, target, self.surrogate.always_finite, self.sizes)
-        self.behaviours = Behaviours(
-            target, self.learner.policy, self.twisting.log_twist, self.sizes, generator, device
-        )
+        parts = target, self.learner.policy, self.twisting.log_twist, self.sizes, generator, device
+        self.behaviours = Behaviours(*parts, log_z_of=self.learner.log_z_of if target.space.conditional else None)
         self.control_variate = ControlVariate()
         self.done, self.last_loss, self.last_twist_loss = 0, math.nan, math.nan
         self.phase_seconds = {"denoising": 0.0, "balance": 0.0}
@@ -137,7 +136,7 @@ class Trainer:
                     'with start = "annealed"'
                 )
             log_z = self.behaviours.log_z.value
-            if math.isnan(log_z):  # a rollout broke, so that its batch gives no estimate: the others say where to begin
+            if math.isnan(log_z):  # no estimate where a rollout broke, or for many conditions: a place to begin
                 log_z = UnionLogWeights(buffer.log_w[: len(buffer)]).log_mean
         else:
             self.behaviours.prefill(start)
@@ -202,15 +201,17 @@ class Trainer:
             return self._reverse_kl(share)
         states, log_r, forward = self._training_states(k)
         trajectories = score_states(self.learner.balanced_policy, states, self.surrogate(log_r))
+        log_z = self.learner.log_z_of(states[-1])
         if self.teacher is not None:
-            self.teacher.learn(trajectories, self.learner.log_z, share)
+            self.teacher.learn(trajectories, log_z, share)
         if self.config.objective in ("subtb", "db"):
             return self._subtrajectory_balance(trajectories, share)
-        optimiser, log_z = self.config.optimiser, self.learner.log_z
+        optimiser = self.config.optimiser
         if self.config.objective == "tb":
             loss = trajectory_balance(trajectories, log_z, optimiser.residual_limit).mean()
         else:
-            loss = log_variance(trajectories, optimiser.residual_limit).mean()
+            groups = self.target.space.by_condition(states[-1])
+            loss = log_variance(trajectories, optimiser.residual_limit, groups).mean()
             # log Z follows without a say in the policy; twist and reports need it
             loss = loss + (log_z - trajectories.log_weights().detach()).square().mean()
         if self.learner.denoised:
@@ -248,7 +249,7 @@ class Trainer:
         single = self.config.objective == "db"
         chunk, lam = (1, 0.0) if single else (self.config.smc.chunk, self.config.subtb_lambda)
         trajectories = self.twisting.with_flow(trajectories, self.learner.process.chunk_ends(chunk))
-        loss = subtb_lambda(trajectories, self.learner.log_z, lam)
+        loss = subtb_lambda(trajectories, self.learner.log_z_of(trajectories.states[-1]), lam)
         optimiser = self.config.optimiser
         made = self.learner.step_both(loss, share * optimiser.rate, share * optimiser.twist_rate)
         self.last_twist_loss = _told(loss)
@@ -261,7 +262,7 @@ class Trainer:
             log_r = differentiable_log_prob(self.target.log_prob_and_score, states[-1])
         bounded = self.surrogate(log_r)
         loss = reverse_kl(bounded, log_ratio)
-        loss = loss + (self.learner.log_z - (bounded - log_ratio).detach()).square().mean()
+        loss = loss + (self.learner.log_z_of(states[-1].detach()) - (bounded - log_ratio).detach()).square().mean()
         made = self.learner.step_policy(loss, share * self.config.optimiser.rate, with_log_z=True)
         return _told(loss, made)
 

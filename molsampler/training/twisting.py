@@ -53,14 +53,14 @@ class TwistTraining:
         """One update on trajectories that the policy has walked (`forward`) or that were noised from replayed states;
         the loss over all ranks (collective). A single chunk has no twist: nothing is changed."""
         ends = self.learner.process.chunk_ends(self.config.smc.chunk)
-        held = self.with_flow(trajectories, ends)
+        held, log_z = self.with_flow(trajectories, ends), self.learner.log_z_of(trajectories.states[-1])
         if self.config.twist_loss == "contrastive" and ends:
             other = self.with_flow(self._noised(behaviours) if forward else self._walked(behaviours), ends)
             loss = contrastive_twist(*((other, held) if forward else (held, other)))
         elif self.config.twist_loss == "optimal" and ends:
-            loss = optimal_twist(held, self.learner.log_z, forward)
+            loss = optimal_twist(held, log_z, forward)
         else:
-            loss = subtb_chunk(held, self.learner.log_z)
+            loss = subtb_chunk(held, log_z)
         if ends:
             self.learner.step_twist(loss, rate)
         return float(ranks.mean(loss.detach()))

@@ -18,16 +18,17 @@ class Affine(Coordinates):
     """x = mean + scale z on the line.
 
     mean : (D,); scale : (D,) positive, or (D, D) lower triangular with a positive diagonal
+    space : of the states, where it is more than R^D: a condition in it should have mean 0 and scale 1, to stay as it is
     kind : what `fit` gives the states that it is fitted to, mean 0 and spread 1 ("diagonal") or covariance I ("full")
 
     mean and scale are kept in float64 and follow the dtype and the device of the states.
     """
 
-    def __init__(self, mean: Tensor, scale: Tensor, kind: Kind = "diagonal") -> None:
+    def __init__(self, mean: Tensor, scale: Tensor, kind: Kind = "diagonal", space: Space | None = None) -> None:
         if kind not in ("diagonal", "full"):
             raise InputError(f"unknown standardisation '{kind}'; choose diagonal or full")
         self.kind = kind
-        self._space = Space.of(len(mean))
+        self._space = space or Space.of(len(mean))
         self._set(mean, scale)
 
     @property
