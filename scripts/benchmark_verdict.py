@@ -78,6 +78,9 @@ def main(run: tyro.conf.Positional[Path], repeats: int = 20, samples: int = 10_0
                     print(f"  {k}, {name}: {' '.join(sentences) or 'nothing said'}", flush=True)
     for name, found in flagged.items():
         print(f"{name:60s} {sum(found):3d} of {len(found)} flagged")
+    for damage in DAMAGES:
+        found = [one for name, ones in flagged.items() if name.startswith(f"{damage.name}: ") for one in ones]
+        print(f"{f'{damage.name}, all states':60s} {sum(found):3d} of {len(found)} flagged")
 
 
 def verdicts(job: Job, run: RunDirectory, k: int, n: int, least: float) -> Iterator[tuple[str, list[str]]]:
