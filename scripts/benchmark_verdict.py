@@ -30,14 +30,12 @@ import tyro
 
 import molsampler
 from molsampler.analysis import steps
-from molsampler.analysis.analyse import Subject
 from molsampler.analysis.coverage import coverage
-from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.report.coverage_text import judge_coverage
 from molsampler.analysis.study import Independent, Study
-from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.runs.coverage import annealed_states, held_against
 from molsampler.runs.molecule import Job
+from molsampler.runs.results import subject_of
 from molsampler.store.run_directory import RunDirectory, Samples
 
 SEED = 30_000_000
@@ -114,16 +112,7 @@ def verdicts(job: Job, run: RunDirectory, k: int, n: int, least: float) -> Itera
 
 
 def studied(job: Job, run: RunDirectory, samples: Samples, other: Independent) -> Study:
-    chart = job.target.coordinates
-    subject = Subject(
-        name=job.molecule.name,
-        temperature=job.molecule.temperature,
-        input_positions=job.molecule.positions,
-        soft_quadruples=chart.soft_atoms.tolist(),
-        independent=other,
-        pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
-    )
-    study = Study.of(run, subject, samples, None)
+    study = Study.of(run, dataclasses.replace(subject_of(job), independent=other), samples, None)
     for step in (steps.weights, steps.backbone, steps.pieces, coverage):
         step(study)
     return study

@@ -6,8 +6,10 @@ numbers; `toml` writes either as a file.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from molsampler.cli.synthetic import main
 from molsampler.runs.density import DensityConfig
 from molsampler.runs.molecule import RunConfig
 from molsampler.store.config_file import update
@@ -101,6 +103,11 @@ def toml(values: dict[str, Any], path: str = "") -> str:
     lines = [f"{key} = {_plain(value)}" for key, value in values.items() if not isinstance(value, dict)]
     tables = [(f"{path}{key}", value) for key, value in values.items() if isinstance(value, dict)]
     return "\n".join(lines) + "\n" + "".join(f"[{name}]\n{toml(table, f'{name}.')}" for name, table in tables)
+
+
+def run_synthetic(target: str, tiny: Path, out: Path, *more: str) -> int:
+    """The exit status of scripts/run_synthetic.py with the settings of the file `tiny`."""
+    return main([target, "--config", str(tiny), "--out", str(out), "--threads", "1", "--quiet", *more])
 
 
 def _plain(value: str | bool | int | float) -> str:

@@ -139,7 +139,7 @@ class CoverageRow:
     independent_span: tuple[float, float]
     z: float | None
     drawn: Drawn | None
-    inside: np.ndarray
+    inside: np.ndarray = field(compare=False)
 
 
 @dataclass(frozen=True)

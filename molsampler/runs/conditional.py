@@ -17,14 +17,13 @@ from molsampler.analysis.statistics.two_sample import eubo
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
-from molsampler.runs import density
+from molsampler.runs import density, synthetic
 from molsampler.runs.density import DensityRun
-from molsampler.runs.loop import Say, held_config
+from molsampler.runs.loop import Say
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
 from molsampler.smc.trained import Drawn
 from molsampler.store.atomic import write_npz
-from molsampler.store.checkpoint import read_checkpoint
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.conditional import ConditionalTarget
 from molsampler.targets.synthetic import make_synthetic
@@ -120,9 +119,7 @@ def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> Condi
 
 def resume(run: RunDirectory, say: Say = print) -> ConditionalRun:
     """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
-    state = read_checkpoint(run / "checkpoint.pt")
-    config = held_config(state, ConditionalRun.kind, SyntheticConfig(), run)
-    return density.resume(ConditionalRun, make_synthetic(config.target), config, state, run, say)
+    return synthetic.resume_as(ConditionalRun, run, say)
 
 
 def conclude(run: ConditionalRun) -> dict[str, Any]:

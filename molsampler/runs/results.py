@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -148,11 +149,8 @@ def _conclude(job: Job, figures: dict) -> dict:
     config, trainer, chart = job.config, job.trainer, job.target.coordinates
     reference = find_reference(config.system)
     backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
-    subject = Subject(
-        name=job.molecule.name,
-        temperature=job.molecule.temperature,
-        input_positions=job.molecule.positions,
-        soft_quadruples=chart.soft_atoms.tolist(),
+    subject = replace(
+        subject_of(job),
         minimise=minimise,
         reference_log_weights=backward,
         reference_frames=frames,
@@ -169,11 +167,22 @@ def _conclude(job: Job, figures: dict) -> dict:
         command=f"python {' '.join(sys.argv)}",
         independent=independent_states(job),
         cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
-        pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
     )
     metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
+
+
+def subject_of(job: Job) -> Subject:
+    """What an analysis has to know of the job's molecule and its coordinates, and no more."""
+    chart = job.target.coordinates
+    return Subject(
+        name=job.molecule.name,
+        temperature=job.molecule.temperature,
+        input_positions=job.molecule.positions,
+        soft_quadruples=chart.soft_atoms.tolist(),
+        pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
+    )
 
 
 def _coordinates(chart: Chart | Atlas) -> str:

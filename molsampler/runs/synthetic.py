@@ -18,7 +18,7 @@ from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.runs import density
-from molsampler.runs.density import DensityRun
+from molsampler.runs.density import DensityRun, Kind
 from molsampler.runs.loop import Say, held_config, settle, write_config
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
@@ -91,9 +91,14 @@ def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> Synth
 
 def resume(run: RunDirectory, say: Say = print) -> SyntheticRun:
     """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
+    return resume_as(SyntheticRun, run, say)
+
+
+def resume_as(kind: type[Kind], run: RunDirectory, say: Say) -> Kind:
+    """`resume`, of any kind of run on a target of the registry."""
     state = read_checkpoint(run / "checkpoint.pt")
-    config = held_config(state, SyntheticRun.kind, SyntheticConfig(), run)
-    return density.resume(SyntheticRun, make_synthetic(config.target), config, state, run, say)
+    config = held_config(state, kind.kind, SyntheticConfig(), run)
+    return density.resume(kind, make_synthetic(config.target), config, state, run, say)
 
 
 def conclude(run: SyntheticRun) -> dict[str, Any]:

@@ -164,6 +164,7 @@ class ReplayBuffer:
         self._proposal = None
 
     def state_dict(self) -> dict:
+        """The states kept, on this rank, and what the next draw depends on."""
         n = self.size
         names = ("x", "score", "log_r", "log_w")
         state = {name: getattr(self, name)[:n].clone() for name in names}

@@ -216,6 +216,7 @@ class Learner:
             self.load_state_dict(ranks.from_first(self.state_dict()))
 
     def state_dict(self) -> dict:
+        """All that training changes, optimisers included; alike on every rank."""
         return {
             "policy": self.policy.state_dict(),
             "averaged": self.averaged.state_dict(),

@@ -59,7 +59,7 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def run(tiny: Path, out: Path, *more: str, target: str = "gmm25") -> int:
-    return main([target, "--config", str(tiny), "--out", str(out), "--threads", "1", "--quiet", *more])
+    return tiny_config.run_synthetic(target, tiny, out, *more)
 
 
 @pytest.fixture(scope="module")
