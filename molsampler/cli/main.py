@@ -25,6 +25,11 @@ from molsampler.smc.trained import check_samples
 _NAMED = ("samples", "sampler", "device", "platform", "processes", "threads")
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Train on a molecule, draw weighted samples and analyse them; the results are in the run directory."""
@@ -45,6 +50,10 @@ class Options:
     """Number of samples drawn at the end."""
     sampler: Literal["policy", "smc"] | None = None
     """Plain importance sampling with the policy, or sequential Monte Carlo with the twist."""
+    hottest: float | None = None
+    """One policy for all temperatures from the system's own up to this one, in kelvin."""
+    coldest: float | None = None
+    """And down to this one."""
     device: str | None = None
     """Where networks and torch energy live: cpu, cuda."""
     platform: str | None = None
@@ -70,6 +79,7 @@ class Options:
             config = change(config, train={"seed": self.seed})
         if self.minutes is not None:
             config = with_minutes(config, self.minutes)
+        config = change(config, ladder=_given(hottest=self.hottest, coldest=self.coldest))
         named = self.named()
         if self.platform is not None:
             named["backend"] = "openmm"
@@ -77,8 +87,7 @@ class Options:
 
     def named(self) -> dict[str, Any]:
         """The flags given that are settings of the configuration by the same name."""
-        given = {name: getattr(self, name) for name in _NAMED}
-        return {name: value for name, value in given.items() if value is not None}
+        return _given(**{name: getattr(self, name) for name in _NAMED})
 
     def held_processes(self, system: str) -> int:
         """How many processes the configuration of the run has."""
@@ -91,7 +100,7 @@ class Options:
         say, out = printer(self.quiet), self.out or runs.default_folder(system)
         if not self.resume:
             return runs.begin(self.resolve(system), out, overwrite=self.overwrite, say=say)
-        for name in ("preset", "config", "overwrite"):
+        for name in ("preset", "config", "overwrite", "hottest", "coldest"):
             if getattr(self, name):
                 raise InputError(f"--resume goes on with the configuration of the run in '{out}': leave out --{name}")
         return runs.go_on(

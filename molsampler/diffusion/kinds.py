@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from molsampler.basis.errors import InputError
 from molsampler.basis.space import Circle, Condition, Label, Line, Space
 from molsampler.diffusion.chain import Link, PolicyChain, ProcessChain
 from molsampler.diffusion.conditions import Given
@@ -30,14 +31,10 @@ def make_process(space: Space, config: ScheduleConfig, noising: NoisingConfig | 
             return _diffusion(space, config, noising, seed)
         rest = space.only(Line, Circle)
         return ProcessChain(space, [*links, (_diffusion(rest, config, noising, seed), slice(0, rest.dim)), *given])
-    if given:
-        raise InputError(
-            'schedule.torsions = "first" draws angles from mixtures that do not see the condition: use "joint"'
-        )
     links.append((Reveal(space.only(Circle)), own[Circle]))
     if Line in own:
         links.append((_diffusion(space.only(Line), config, noising, seed), own[Line]))
-    return ProcessChain(space, links)
+    return ProcessChain(space, [*links, *given])
 
 
 def _diffusion(space: Space, config: ScheduleConfig, noising: NoisingConfig | None, seed: int) -> NoisingProcess:
@@ -59,19 +56,24 @@ def make_policy(
     if not isinstance(process, ProcessChain):
         return DiffusionPolicy(process, config, generator, score, guide=guide)
     policies: list[Policy] = []
-    first = process.links[0]
-    labels = {"labels": first.process.space, "given": first.own} if _draws_label(first) else {}
+    besides = _besides(process.space)
     for link in process.links:
         if isinstance(link.process, Given):
             continue
         if _draws_label(link):
             policies.append(LabelPolicy(link.process, link.own))
         elif isinstance(link.process, Reveal):
-            policies.append(TorsionPolicy(link.process, torsions, generator, link.own, **labels))
+            policies.append(TorsionPolicy(link.process, torsions, generator, link.own, **besides))
         else:
             seen = {"seen": process.space, "own": link.own}
             policies.append(DiffusionPolicy(link.process, config, generator, score, guide=guide, **seen))
     return PolicyChain(process, policies)
+
+
+def _besides(space: Space) -> dict[str, Any]:
+    """What angles depend on besides those before them: label and condition, and their columns, which are the last."""
+    seen = space.only(Label, Condition)
+    return {"besides": seen, "given": slice(space.dim - seen.dim, space.dim)} if seen.dim else {}
 
 
 def _draws_label(link: Link) -> bool:
@@ -81,7 +83,7 @@ def _draws_label(link: Link) -> bool:
 def apart(policy: Policy) -> tuple[Policy, list[Policy]]:
     """A view of the policy whose diffusions are constant, so that an objective trains its torsions alone, and those
     diffusions; of a policy that is all diffusion, itself and none."""
-    if not isinstance(policy, PolicyChain):
+    if not isinstance(policy, PolicyChain) or all(isinstance(view, DiffusionPolicy) for view in policy.views):
         return policy, []
     diffusions = [view for view in policy.views if isinstance(view, DiffusionPolicy)]
     return policy.seen_as(lambda view: Constant(view) if isinstance(view, DiffusionPolicy) else view), diffusions

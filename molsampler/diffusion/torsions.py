@@ -100,7 +100,7 @@ class TorsionPolicy(Policy):
     """The forward side of `Reveal`: one network a step, from the angles drawn before it to a mixture.
 
     own : the columns of the angles in whole states (..., B, D); the networks see these columns alone
-    labels, given : a label that is drawn before the angles, which they depend on, and its columns
+    besides, given : a label that is drawn before the angles, or a condition, which they depend on, and its columns
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class TorsionPolicy(Policy):
         config: TorsionConfig,
         generator: torch.Generator,
         own: slice,
-        labels: Space | None = None,
+        besides: Space | None = None,
         given: slice = slice(0),  # noqa: B008, a slice is immutable
     ) -> None:
         super().__init__()
         self.process, self.config, self.own, self.given = process, config, own, given
-        self.density = AngleMixtures(process.space, config, generator, labels)
+        self.density = AngleMixtures(process.space, config, generator, besides)
         self._log_density: Network = self.density.forward
 
     def evaluated_by(self, accelerate: Callable[[nn.Module], Network]) -> TorsionPolicy:
@@ -127,8 +127,9 @@ class TorsionPolicy(Policy):
         return self._log_density(self._seen(torch.where(new, x_next[..., self.own], x[..., self.own]), x), n)
 
     def _seen(self, angles: Tensor, x: Tensor) -> Tensor:
-        """What the networks see of whole states x (..., B, D): angles (..., B, dim), and the label behind them."""
-        return torch.cat([angles, x[..., self.given]], dim=-1) if self.density.labels else angles
+        """What the networks see of whole states x (..., B, D): angles (..., B, dim), and label or condition behind
+        them."""
+        return torch.cat([angles, x[..., self.given]], dim=-1) if self.density.besides else angles
 
     def sample_step(
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
@@ -195,16 +196,17 @@ class LabelPolicy(Policy):
 class AngleMixtures(nn.Module):
     """The conditional densities of the angles of `space`, each a mixture of wrapped normals.
 
-    labels : the space of labels that they depend on, whose columns stand behind the angles in what is handed in
+    besides : the space of labels or conditions that they depend on, whose columns stand behind the angles in what is
+        handed in
     """
 
     def __init__(
-        self, space: Space, config: TorsionConfig, generator: torch.Generator, labels: Space | None = None
+        self, space: Space, config: TorsionConfig, generator: torch.Generator, besides: Space | None = None
     ) -> None:
         super().__init__()
-        self.space, self.labels = space, labels
+        self.space, self.besides = space, besides
         k, dim = config.components, space.dim
-        n_in = space.n_features() + (labels.n_features() if labels else 0)
+        n_in = space.n_features() + (besides.n_features() if besides else 0)
         self.network = StepwiseMLP(n_in, 3 * k, dim, config.width, config.depth, generator)
         centres = 2.0 * math.pi * (torch.arange(k) + 0.5) / k - math.pi
         first = torch.cat([torch.zeros(k), centres, torch.full((k,), 2.0 * math.log(_FIRST_STD))])
@@ -217,16 +219,16 @@ class AngleMixtures(nn.Module):
 
     def mixture(self, angles: Tensor, n: Steps, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log-variances (..., B, K) of angle n, given those before it in angles (..., B,
-        dim), with a label behind them where there is one.
+        dim), with what they depend on besides behind them.
 
         told : (..., B, dim), 1 for an angle that it is told, 0 for one that it is not; left out, all are told
         """
         features = self.space.features(angles[..., : self.space.dim]) * self.seen[n]
         if told is not None:
             features = features * told[..., self.of_angle]
-        if self.labels:
-            label = self.labels.features(angles[..., self.space.dim :])
-            features = torch.cat([features, label.expand(*features.shape[:-1], -1)], dim=-1)
+        if self.besides:
+            more = self.besides.features(angles[..., self.space.dim :])
+            features = torch.cat([features, more.expand(*features.shape[:-1], -1)], dim=-1)
         out = self.network(features, n).float() + self.first
         log_weight, mean, log_var = out.chunk(3, dim=-1)
         log_var = log_var.clamp(2.0 * math.log(MIN_STD), 2.0 * math.log(MAX_STD))
@@ -234,7 +236,7 @@ class AngleMixtures(nn.Module):
 
     def forward(self, angles: Tensor, n: Steps, told: Tensor | None = None) -> Tensor:
         """log density of angle n given those before it that it is told (`mixture`), (..., B), of angles (..., B, dim),
-        with a label behind them where there is one; for steps n (S,) angles may be (1, B, dim), the same states for
+        with what they depend on besides behind them; for steps n (S,) angles may be (1, B, dim), the same states for
         every step."""
         mixture = self.mixture(angles, n, told)
         if isinstance(n, int):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from molsampler.basis import ranks
 from molsampler.basis.coordinates import Coordinates
+from molsampler.basis.errors import InputError
 from molsampler.smc.annealed import AnnealConfig, Prefill, annealed_smc
 from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.mala import mala
@@ -40,6 +41,8 @@ def prepare(
     anneal : with a rank's share of the particles
     """
     coordinates = target.coordinates
+    if target.space.conditional:
+        raise InputError("annealing resamples, which would favour some conditions: begin from scratch")
     with target.counter.purpose("prefill"):
         found = annealed_smc(target.log_prob_and_score, target.space, anneal, generator)
         say(

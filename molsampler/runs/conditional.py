@@ -16,9 +16,9 @@ from molsampler.analysis.statistics.estimates import Estimate, log_z_estimate
 from molsampler.analysis.statistics.two_sample import eubo
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.basis.log_weights import LogWeights
 from molsampler.runs import density, synthetic
 from molsampler.runs.density import DensityRun
+from molsampler.runs.given import conditional_row, draw_given, evaluation_generator, learnt_log_z
 from molsampler.runs.loop import Say
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
@@ -27,7 +27,6 @@ from molsampler.store.atomic import write_npz
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.conditional import ConditionalTarget
 from molsampler.targets.synthetic import make_synthetic
-from molsampler.training.rows import training_row
 
 IN_ROWS = 32  # of the held-out conditions are looked at in every row of metrics.csv
 
@@ -44,23 +43,16 @@ class ConditionalRun(DensityRun):
     def row(self) -> dict[str, Any]:
         """Of samples of the averaged policy for held-out conditions, as `Trainer.evaluate`; what belongs to a condition
         is averaged over them."""
-        trainer, given = self.trainer, self.target.held_out[:IN_ROWS]
-        generator = ranks.generator(1_000_003 * (self.config.train.seed + 1) + trainer.done)
-        drawn = self.draw(given, self.config.train.evaluation_samples // len(given), generator)
-        log_w = drawn.log_w.view(len(given), -1)
-        figures = conditional_figures(log_w.numpy())
-        row = training_row(trainer, LogWeights(drawn.log_w))
-        row |= {name: figures[name].value for name in ("ess", "elbo", "log_z_estimate")}
-        row["log_z"] = float(self.learnt_log_z(given).mean())
-        exact = self.backward_log_weights(given, log_w.shape[1], generator)
+        given = self.target.held_out[:IN_ROWS]
+        generator = evaluation_generator(self.trainer)
+        n = self.config.train.evaluation_samples // len(given)
+        row = conditional_row(self.trainer, given, self.draw(given, n, generator))
+        exact = self.backward_log_weights(given, n, generator)
         return row if exact is None else row | {"eubo": float(exact.mean())}
 
     def draw(self, given: Tensor, n: int, generator: torch.Generator) -> Drawn:
-        """n samples of the averaged policy for each of the conditions (G, K), one condition after the other, of all
-        ranks (collective)."""
-        rows = given.repeat_interleave(n, 0)
-        with self.target.counter.purpose("analysis"):
-            return self.trainer.sampler().draw(len(rows), generator, given=rows).gathered()
+        """As `draw_given`."""
+        return draw_given(self.trainer, given, n, generator)
 
     def backward_log_weights(self, given: Tensor, n: int, generator: torch.Generator) -> Tensor | None:
         """log w (G, n) of n exact samples for each of the conditions (G, K), noised back to the prior; None where the
@@ -76,10 +68,8 @@ class ConditionalRun(DensityRun):
 
     @torch.no_grad()
     def learnt_log_z(self, given: Tensor) -> Tensor:
-        """log Z(c) as it was learnt, (G,) float64, of conditions (G, K)."""
-        space = self.target.space
-        x = space.with_condition(torch.zeros(len(given), space.dim), given)
-        return self.trainer.learner.log_z_of(x).double()
+        """As `learnt_log_z`."""
+        return learnt_log_z(self.trainer, given)
 
 
 def check(config: SyntheticConfig) -> None:
@@ -91,7 +81,13 @@ def check(config: SyntheticConfig) -> None:
             f"arm '{config.arm}' is annealed SMC, which is of one density, and '{config.target}' is one for every "
             "condition: choose an arm that learns"
         )
-    apply_arm(config.arm, config.train).check(target.space)
+    train = apply_arm(config.arm, config.train)
+    train.check(target.space)
+    if train.start == "annealed":
+        raise InputError(
+            f"arm '{config.arm}' begins with annealing, which resamples and would favour some conditions of "
+            f"'{config.target}' over others: choose an arm from scratch, such as tb or tb+smc+iw"
+        )
     for name, asked, conditions in (
         ("samples", config.samples, len(target.held_out)),
         ("train.evaluation_samples", config.train.evaluation_samples, min(len(target.held_out), IN_ROWS)),

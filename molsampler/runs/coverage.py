@@ -95,11 +95,11 @@ def annealed_states(job: Job, seed: int) -> States | None:
     note, where annealing does not get through."""
     generator = torch.Generator(job.config.device).manual_seed(seed + _SEED)
     config = replace(job.config.train.anneal, particles=max(job.config.coverage // PASSES, 2))
-    found = []
+    target, found = job.target.single, []
     try:
         with job.target.counter.purpose("analysis"):
             for _ in range(PASSES):
-                found.append(annealed_smc(job.target.log_prob_and_score, job.target.space, config, generator))
+                found.append(annealed_smc(target.log_prob_and_score, target.space, config, generator))
     except InputError as error:
         job.say(f"note: coverage cannot be judged, for the annealing failed: {error}")
         return None
@@ -113,7 +113,7 @@ def annealed_states(job: Job, seed: int) -> States | None:
     worth = [effective_groups(w, g) for w, g in ((cold, cold_groups), (hot, hot_groups))]
     share = worth[0] / sum(worth)
     weights = np.concatenate([share * cold, (1 - share) * hot])
-    x = torch.cat([*(one.state.x for one in found), *(one.explorers.x for one in found)])
+    x = job.target.from_single(torch.cat([*(one.state.x for one in found), *(one.explorers.x for one in found)]))
     log_r = torch.cat([*(one.state.log_r for one in found), *(one.explorers.log_r for one in found)])
     kept = weights > 0
     return States(

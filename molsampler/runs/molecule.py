@@ -1,93 +1,55 @@
-"""A run on a molecule: what it can be told, how it begins, and how it goes on from a checkpoint."""
+"""A run on a molecule: how it begins, and how it goes on from a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import change, setting, table
-from molsampler.diffusion.kinds import make_process
-from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
+from molsampler.basis.settings import change
+from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.pieces import piece_torsions
-from molsampler.molecules.energy.choice import check_energy, make_energy
+from molsampler.molecules.coordinates.stored import AnyChart, coordinates_from
+from molsampler.molecules.coordinates.temperatures import TemperatureChart
+from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.facts import oddities
 from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
-from molsampler.preparation.pieces import PiecesConfig, find_pieces, make_atlas
-from molsampler.preparation.short_md import SetupConfig, short_md
+from molsampler.preparation.ladder import climb
+from molsampler.preparation.pieces import find_pieces, make_atlas
+from molsampler.preparation.short_md import short_md
 from molsampler.preparation.start import agree, prepare
+from molsampler.runs.given import conditional_row, draw_given, evaluation_generator
 from molsampler.runs.loop import (
     Say,
     TrainingRun,
     check_processes,
-    check_settings,
     held_config,
     settle,
     tell_idle,
     write_config,
 )
+from molsampler.runs.molecule_config import RunConfig, check
+from molsampler.smc.annealed import Prefill
+from molsampler.smc.trained import Drawn
 from molsampler.store.checkpoint import read_checkpoint, restoring
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.molecule import MoleculeTarget
-from molsampler.training.config import TrainConfig, per_rank
+from molsampler.targets.temperatures import TemperatureTarget
+from molsampler.training.config import per_rank
 from molsampler.training.trainer import Trainer
-
-MOLECULE_TRAIN = change(
-    TrainConfig(),
-    warm_share=0.06,
-    warm_least=300,
-    balanced="torsions",
-    schedule={"n_steps": 12, "torsions": "first"},
-    policy={"guide": True},
-    smc={"chunk": 4, "proposals": 8},
-    optimiser={"method": "soap", "warm_rate": 6e-3, "mixture_rate": 6e-3, "rate": 1e-3},
-    batch={"denoising": 5100},
-    replay={"capacity": 240_000},
-    moves={"every": 10, "limit": 6_000_000},
-    rollouts={"every": 40},
-)
-"""What a run on a molecule begins with: torsions first, then a short diffusion. After a short warm-up trajectory
-balance trains the torsions, whose density regression on replayed states learns by heart, while the diffusion goes on by
-denoising with SOAP, whose gradients are far less noisy (docs/BENCHMARKS.md)."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run on a molecule."""
-
-    system: str = setting("aldp", "name of a folder in systems/, or a path")
-    samples: int = setting(10_000, "drawn at the end", low=1)
-    sampler: Literal["policy", "smc"] = setting(
-        "policy", "plain importance sampling with the policy, or sequential Monte Carlo with the twist"
-    )
-    backend: Literal["auto", "torch", "openmm"] = setting(
-        "auto", "the energy in training: torch kernels, OpenMM, or torch where it covers every force"
-    )
-    platform: str = setting("auto", "OpenMM's platform", needs={"backend": ("auto", "openmm")})
-    device: str = setting("cpu", "where networks and torch energy live: cpu, cuda")
-    processes: int = setting(
-        1,
-        "that train together, each with its share of every batch; 0 for one a core (command line), or as many as "
-        "torchrun starts",
-        low=0,
-    )
-    threads: int = setting(0, "of torch on the CPU, in each process; 0 for all cores, shared among processes", low=0)
-    coverage: int = setting(
-        4096, "annealed chains made at the end, apart from training, to judge the policy by; 0 for none", low=0
-    )
-    setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
-    pieces: PiecesConfig = table(PiecesConfig, "ring conformers, and amides that are free to be cis and trans")
-    train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 
 
 @dataclass
@@ -100,54 +62,37 @@ class Job(TrainingRun):
     energy: Energy
     target: MoleculeTarget
 
+    def row(self) -> dict[str, Any]:
+        """One row of metrics.csv; of a run at several temperatures, averaged over them."""
+        if not isinstance(self.target, TemperatureTarget):
+            return super().row()
+        given, generator = self.temperatures(), evaluation_generator(self.trainer)
+        n = max(self.config.train.evaluation_samples // len(given), 2)
+        return conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
+
+    def temperatures(self) -> Tensor:
+        """(G, 1) kelvin, at which a policy for a range of temperatures is looked at, evenly spaced in log T."""
+        chart = self.target.coordinates
+        assert isinstance(chart, TemperatureChart)
+        ends = [math.log(end) for end in (chart.coldest, chart.hottest)]
+        return torch.linspace(*ends, self.config.ladder.looked_at, device=chart.device).exp()[:, None]
+
+    def drawing(self, sampler: str, generator: torch.Generator) -> Callable[..., Drawn]:
+        """As `TrainingRun.drawing`, at the molecule's own temperature."""
+        draw = super().drawing(sampler, generator)
+        if not isinstance(self.target, TemperatureTarget):
+            return draw
+
+        def at_own(n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
+            own = torch.full((n, 1), self.molecule.temperature, device=self.config.device)
+            return draw(n, generator, on_chunk, own)
+
+        return at_own
+
     def close(self) -> None:
         """Let go of the energy's workers and of the directory. Safe to call twice."""
         self.energy.close()
         super().close()
-
-
-def check(config: RunConfig) -> None:
-    """InputError for whatever would stop a run of this configuration later; nothing is computed or written.
-
-    Every part is asked: ranges of all settings, samples, device, platform, the molecule, its energy and its process.
-    """
-    check_settings(config)
-    molecule = load_molecule(config.system, say=_silent)  # the run tells its notes
-    check_energy(molecule, config.backend, config.platform, config.device)
-    _check_pieces(config, molecule)
-    chart = Chart(molecule)
-    make_process(chart.space, config.train.schedule)
-    states = {"setup: chains times length / interval": config.setup.frames}
-    if config.train.start == "annealed":
-        states["train.anneal.particles"] = config.train.anneal.particles
-    for name, number in states.items():
-        if number <= chart.n_stiff:
-            raise InputError(
-                f"{name} = {number} states cannot standardise the {chart.n_stiff} stiff coordinates of "
-                f"'{molecule.name}': give at least {chart.n_stiff + 1}, better ten times as many"
-            )
-
-
-def _check_pieces(config: RunConfig, molecule: Molecule) -> None:
-    """InputError where a molecule that may be in pieces is asked for what pieces do not allow."""
-    if molecule.free_amides and not config.pieces.chains:
-        raise InputError(
-            f"'{molecule.name}' has free amides, whose forms are searched for, and pieces.chains = 0 searches for "
-            'nothing: give it some chains, or leave out amides = "free" in its system.toml'
-        )
-    if not config.pieces.chains or not len(piece_torsions(molecule)):
-        return
-    if config.train.objective == "reverse_kl":
-        raise InputError(
-            f"'{molecule.name}' may be in several pieces, between which objective = \"reverse_kl\" cannot "
-            "differentiate: use another objective, or pieces.chains = 0 for the conformer of the input structure"
-        )
-    forms = 2 ** len(molecule.free_amides)
-    if forms > config.pieces.most:
-        raise InputError(
-            f"'{molecule.name}' has {len(molecule.free_amides)} free amides, whose {forms} forms are more than "
-            f'pieces.most = {config.pieces.most}: raise it, or leave out amides = "free" in its system.toml'
-        )
 
 
 def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool = False, say: Say = print) -> Job:
@@ -244,6 +189,8 @@ def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirec
     target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
     annealed = config.train.start == "annealed"
     prefill = prepare(target, per_rank(config.train).anneal, generator, say) if annealed else None
+    if prefill is not None and isinstance(chart, Chart) and config.ladder.asked:
+        target, prefill = _at_temperatures(config, target, chart, prefill, generator, say)
     if prefill is not None and isinstance(chart, Atlas):
         label = ranks.gathered(prefill.state.x[:, -1]).long()
         shares = torch.bincount(label, minlength=len(chart.charts)) / len(label)
@@ -265,6 +212,26 @@ def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirec
     )
     job.save()
     return job
+
+
+def _at_temperatures(
+    config: RunConfig, single: MoleculeTarget, chart: Chart, start: Prefill, generator: torch.Generator, say: Say
+) -> tuple[TemperatureTarget, Prefill]:
+    """The target at the configuration's temperatures, from that at the molecule's own, with states to begin with
+    (collective)."""
+    own = single.molecule.temperature
+    target = TemperatureTarget(
+        single, TemperatureChart(chart, own, *config.ladder.bounds(own)), config.train.compile, say
+    )
+    return target, climb(target, start, config.ladder, generator, say)
+
+
+def _target(config: RunConfig, molecule: Molecule, coordinates: AnyChart, energy: Energy, say: Say) -> MoleculeTarget:
+    """The target of a run that goes on, on the coordinates that it had."""
+    if not isinstance(coordinates, TemperatureChart):
+        return MoleculeTarget(molecule, coordinates, energy, config.train.compile, say)
+    single = MoleculeTarget(molecule, coordinates.chart, energy, config.train.compile, say)
+    return TemperatureTarget(single, coordinates, config.train.compile, say)
 
 
 def _coordinates(
@@ -292,7 +259,7 @@ def resume(config: RunConfig, state: dict, run: RunDirectory, say: Say = print) 
     try:
         with restoring(run / "checkpoint.pt"):
             chart = coordinates_from(molecule, state["coordinates"], device=config.device)
-        target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
+        target = _target(config, molecule, chart, energy, say)
         trainer = Trainer(target, config.train, torch.Generator(config.device), config.device, say)
         with restoring(run / "checkpoint.pt"):
             trainer.load_gathered_state(state["trainer"])
@@ -312,7 +279,3 @@ def _foundations(config: RunConfig, say: Say) -> tuple[Molecule, Energy]:
     return molecule, make_energy(
         molecule, config.backend, config.platform, config.device, config.train.compile, say=say
     )
-
-
-def _silent(text: str) -> None:
-    pass

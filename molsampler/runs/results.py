@@ -14,14 +14,17 @@ from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
-from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
-from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.atlas import Atlas
+from molsampler.molecules.coordinates.stored import AnyChart, coordinates_from
+from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.facts import ring_cautions
 from molsampler.molecules.loading.folders import reference_folders
 from molsampler.runs.coverage import independent_states
+from molsampler.runs.given import learnt_log_z
 from molsampler.runs.molecule import Job
+from molsampler.runs.temperatures import sample_temperatures, thermodynamics
 from molsampler.smc.trained import check_samples
 
 EUBO_FRAMES = 1000  # of the reference
@@ -47,6 +50,7 @@ def sample(
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them:
     every rank draws and rescores its portion, and the first one writes all (collective).
 
+    A policy for a range of temperatures draws at the molecule's own, and at several others in files of their own.
     n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
         touched.
     """
@@ -71,6 +75,7 @@ def sample(
         group=_gathered(_array(drawn.group)),
         distinct_ancestors=_gathered(_array(drawn.distinct_ancestors)),
     )
+    sample_temperatures(job, rescore, _generator(job, 3, seed))
     ranks.from_first(None)  # what others read is written
     job.timings["sampling"] = time.perf_counter() - begun
 
@@ -102,12 +107,12 @@ def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarr
             potential = torch.cat([energy.energy(part).double() for part in positions.split(4096)])
     finally:
         energy.close()
-    log_r = -job.molecule.beta * potential + log_det
+    log_r = job.target.log_r(z, potential, log_det)
     log_r = torch.where(chart.inside(z, positions), log_r, -torch.inf)
     return positions.numpy(), potential.numpy(), log_r.numpy()
 
 
-def _double_chart(job: Job) -> Chart | Atlas:
+def _double_chart(job: Job) -> AnyChart:
     return coordinates_from(job.molecule, job.target.coordinates.state_dict(), torch.float64)
 
 
@@ -166,6 +171,7 @@ def _conclude(job: Job, figures: dict) -> dict:
         ),
         command=f"python {' '.join(sys.argv)}",
         independent=independent_states(job),
+        temperatures=thermodynamics(job),
         cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
     )
     metrics = analyse(job.run, subject, reference, figures)
@@ -185,8 +191,10 @@ def subject_of(job: Job) -> Subject:
     )
 
 
-def _coordinates(chart: Chart | Atlas) -> str:
+def _coordinates(chart: AnyChart) -> str:
     text = f"{chart.n_stiff} on the line, {chart.n_soft} circular torsions"
+    if isinstance(chart, TemperatureChart):
+        return f"{text}, at {chart.coldest:g} to {chart.hottest:g} K"
     return f"{text}, in {len(chart.charts)} pieces" if isinstance(chart, Atlas) else text
 
 
@@ -194,12 +202,19 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def _learnt_log_z(job: Job) -> float:
+    """log Z as it was learnt, at the molecule's own temperature."""
+    if not job.target.space.conditional:
+        return float(job.trainer.learner.log_z.detach())
+    return float(learnt_log_z(job.trainer, torch.tensor([[job.molecule.temperature]], device=job.config.device)))
+
+
 def training_figures(job: Job) -> dict:
     """What metrics.json says of the training: log Z by it, what it cost on all ranks, how long each stage took
     (collective)."""
     trainer, counter = job.trainer, job.target.counter.over_ranks()
     figures: dict = {
-        "log_z_learnt": float(trainer.learner.log_z.detach()),
+        "log_z_learnt": _learnt_log_z(job),
         "log_z_running": trainer.behaviours.log_z.value,
         "training_seconds": trainer.seconds,
         "updates": trainer.done,

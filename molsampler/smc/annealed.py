@@ -8,7 +8,7 @@ path gives it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class AnnealConfig:
 class Prefill:
     """What training starts from. state : states of R, equally weighted; log_z : estimate of log Z.
 
+    log_w : (K,) float64, the log-weights of the states where they are not equal; None: Z for each
     explorers, explorer_log_w : the particles of the hottest temperature, moved along the same path without
     resampling, and their log-weights by annealed importance sampling (Neal 2001): the same measure, with as many
     particles in the rare basins as the hot ensemble has there.
@@ -52,6 +53,7 @@ class Prefill:
     log_z: float
     explorers: ChainState
     explorer_log_w: Tensor
+    log_w: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

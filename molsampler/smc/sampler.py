@@ -99,7 +99,9 @@ class SMCPass:
         config: SMCConfig,
         generator: torch.Generator,
         emulator: Callable[[Tensor], Tensor] | None = None,
+        given: Tensor | None = None,
     ) -> None:
+        """given : (K, conditions) one condition for all particles, where states hold one"""
         self.policy, self.log_twist, self.log_prob = policy, log_twist, log_prob
         self.config, self.generator, self.emulator = config, generator, emulator
         self._kept = n_particles
@@ -109,6 +111,8 @@ class SMCPass:
         self.n = 0
         with torch.no_grad():
             self.x = policy.process.sample_prior(n_walked, generator)
+            if given is not None:
+                self.x = policy.process.space.with_condition(self.x, given)
             self.log_f = policy.process.log_prior(self.x)
         self.log_w = torch.zeros(n_walked, dtype=torch.float64, device=self.x.device)
         self._ancestors = torch.arange(n_walked, device=self.x.device)

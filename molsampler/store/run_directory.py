@@ -37,7 +37,8 @@ PICTURES = (
 )
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
 ANNEALED = "annealed.npz"  # states that the policy did not make
-RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, *RESULTS)
+TEMPERATURES, TEMPERATURES_DCD = "temperatures.npz", "temperatures.dcd"  # of a policy for a range of them
+RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, TEMPERATURES, TEMPERATURES_DCD, *RESULTS)
 
 
 @dataclass(frozen=True)

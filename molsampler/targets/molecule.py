@@ -17,9 +17,9 @@ from torch import Tensor
 
 from molsampler.basis.compilation import CompiledOrEager
 from molsampler.basis.counter import EvaluationCounter
-from molsampler.molecules.coordinates.atlas import Atlas
-from molsampler.molecules.coordinates.chart import Chart, Charted
+from molsampler.molecules.coordinates.chart import Charted
 from molsampler.molecules.coordinates.rotors import Rotor
+from molsampler.molecules.coordinates.stored import AnyChart
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.stand_in import stand_in
@@ -36,13 +36,14 @@ MOVES_FRICTION = 5.0  # 1/ps: local moves are to forget their start, not to foll
 class MoleculeTarget(Target):
     """R on the chart of a molecule, or on the atlas of one in several pieces.
 
+    single : the target of one density, to anneal: itself
     compile : compile the chart's two kernels by torch.compile (torch energy only, which compiles its own if asked to)
     """
 
     def __init__(
         self,
         molecule: Molecule,
-        chart: Chart | Atlas,
+        chart: AnyChart,
         energy: Energy,
         compile: bool = True,
         say: Callable[[str], None] = print,
@@ -56,13 +57,25 @@ class MoleculeTarget(Target):
         self._place = CompiledOrEager(chart.place_batch_last, say) if compile else chart.place_batch_last
         self._finish = CompiledOrEager(self._log_r_and_score, say) if compile else self._log_r_and_score
 
+    @property
+    def single(self) -> MoleculeTarget:
+        return self
+
+    def from_single(self, x: Tensor) -> Tensor:
+        """States of this target (B, D), with the same log R, from those of `single`."""
+        return x
+
     def log_prob(self, x: Tensor) -> Tensor:
         """log R (B,) of z (B, D): line coordinates standardised, soft torsions in radians."""
         if torch.is_grad_enabled() and x.requires_grad:
             positions, log_det = self.coordinates.to_natural(x)
-            log_r = -self.beta * self.energy(positions) + log_det
+            log_r = self.log_r(x, self.energy(positions), log_det)
             return torch.where(self.coordinates.inside(x, positions), log_r, -torch.inf)
         return self.log_prob_and_score(x)[0]
+
+    def log_r(self, x: Tensor, potential: Tensor, log_det: Tensor) -> Tensor:
+        """log R (B,) on the support, of states x (B, D) with U (B,) in kJ/mol and log |dx/dz| (B,)."""
+        return -self.beta * potential + log_det
 
     @torch.no_grad()
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:

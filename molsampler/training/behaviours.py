@@ -100,10 +100,12 @@ class Behaviours:
         self._moves_evaluations = 0
 
     def prefill(self, start: Prefill) -> None:
-        """MALA chains from annealed states: each frame of K equally weighted chains is a batch with weight Z a
-        state, each frame of the explorers one with their own weights."""
-        equal = torch.full_like(start.state.log_r, start.log_z, dtype=torch.float64)
-        self._scale = self._chains(start.state, equal, self.buffer)
+        """MALA chains from annealed states: each frame of K chains is a batch with weight Z a state, or with their own
+        weights, as is each frame of the explorers."""
+        log_w = start.log_w
+        if log_w is None:
+            log_w = torch.full_like(start.state.log_r, start.log_z, dtype=torch.float64)
+        self._scale = self._chains(start.state, log_w, self.buffer)
         self._chains(start.explorers, start.explorer_log_w, self.explored)
 
     def _chains(self, state: ChainState, log_w: Tensor, buffer: ReplayBuffer) -> ProposalScale:
@@ -168,8 +170,8 @@ class Behaviours:
         return self.policy.process.sample_path(x, self.generator), log_r
 
     def smc(self) -> None:
-        """One SMC pass of every rank, an island; its terminal states enter the buffer with their unnormalised weights,
-        whose mean estimates Z on every island (collective)."""
+        """One SMC pass of every rank, an island, of one condition where there are some; its terminal states enter the
+        buffer with their unnormalised weights, whose mean estimates Z on every island (collective)."""
         scores: list[Tensor] = []
 
         def log_prob(x: Tensor) -> Tensor:
@@ -178,11 +180,14 @@ class Behaviours:
             return log_r
 
         config = self.config
+        size, space = config.passes.particles, self.target.space
+        given = space.draw_conditions(size, size, self.generator)
         with self.target.counter.purpose("smc"):
-            one = SMCPass(self.policy, self.log_twist, log_prob, config.passes.particles, config.smc, self.generator)
+            one = SMCPass(self.policy, self.log_twist, log_prob, size, config.smc, self.generator, given=given)
             particles, info = one.run()
         broken = _broken(particles.log_w)
-        self.log_z.add(None if broken else particles.weights)  # a collapsed pass too: its estimate of Z is 0
+        if not space.conditional:
+            self.log_z.add(None if broken else particles.weights)  # a collapsed pass too: its estimate of Z is 0
         if broken or particles.weights.collapsed:
             self.report.collapsed += 1  # a collapsed or broken set stays out of the buffer
             return

@@ -254,23 +254,11 @@ class TrainConfig:
     def _check_conditional(self) -> None:
         """What compares weights of different conditions, each with a Z(c) of its own, has no meaning."""
         several = "of a target with conditions"
-        if self.start == "annealed":
-            raise InputError(
-                f'start = "annealed" resamples, which would favour some conditions {several}: choose an arm from '
-                'scratch, such as tb, or start = "scratch"'
-            )
-        if self.passes.every:
-            raise InputError(
-                f"passes.every = {self.passes.every} asks for SMC passes, which would resample particles of one "
-                f"condition in favour of another's {several}: use 0"
-            )
         if self.twist_loss == "contrastive":
             raise InputError(
                 f'twist_loss = "contrastive" normalises weights over a batch {several}, each with a Z of its own: use '
                 '"subtb" or "optimal"'
             )
-        if self.balanced == "torsions":
-            raise InputError(f'balanced = "torsions" leaves nothing to train {several}: use "all"')
         if self.objective != "log_variance":
             return
         if self.batch.replay_updates:

@@ -10,16 +10,16 @@ import torch
 from molsampler.basis.errors import InputError
 from molsampler.basis.space import Circle, Condition, Line, Space
 from molsampler.diffusion.conditions import ConditionalLogZ
-from molsampler.diffusion.kinds import make_policy, make_process
+from molsampler.diffusion.kinds import apart, make_policy, make_process
 from molsampler.diffusion.learnt_noising import NoisingConfig
 from molsampler.diffusion.noise import ScheduleConfig
-from molsampler.diffusion.policy import Policy, PolicyConfig
+from molsampler.diffusion.policy import Constant, Policy, PolicyConfig
 from molsampler.diffusion.torsions import TorsionConfig
 from molsampler.diffusion.trajectories import rollout, score_states
 from molsampler.diffusion.twist import Twist, TwistConfig
 from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.kernels import kernel_named
-from molsampler.smc.sampler import SMCConfig
+from molsampler.smc.sampler import SMCConfig, SMCPass
 from molsampler.smc.trained import TrainedSampler
 from molsampler.targets.conditional import LinearGaussian
 from tests.stochastic import assert_mean, seeded
@@ -117,6 +117,63 @@ def test_mean_weights_are_z_of_each_condition_whatever_the_policy():
         assert_mean((TARGET.log_prob(path[-1]) - log_ratio - expected).double().exp(), 1.0)
 
 
+def test_passes_of_one_condition_estimate_its_z():
+    """150 passes of 64 particles that resample at every chunk end, for each of two conditions, 4.5 standard errors."""
+    p, config = policy(), SMCConfig(chunk=2, kappa=2.0, gamma=0.5)
+
+    def log_twist(x: torch.Tensor, n: int) -> torch.Tensor:
+        return p.process.log_reference(x, n)
+
+    for given, expected in zip(TARGET.held_out[:2], TARGET.held_out_log_z[:2], strict=True):
+        generator, found = seeded(13), []
+        for _ in range(150):
+            one = SMCPass(p, log_twist, TARGET.log_prob, 64, config, generator, given=given.expand(64, -1))
+            particles, info = one.run()
+            assert bool((SPACE.condition_of(particles.x) == given).all()) and info.resampled_at
+            found.append(particles.weights.log_mean - float(expected))
+        assert_mean(torch.tensor(found).double().exp(), 1.0)
+
+
+ANGLES = Space((Line(2), Circle(2), Condition(1, torch.linspace(300.0, 600.0, 64)[:, None])))
+
+
+def angles_first() -> Policy:
+    """Angles by mixtures that see the condition, then a diffusion, all with weights in their last layers."""
+    process = make_process(ANGLES, ScheduleConfig(4, torsions="first"))
+    made = make_policy(process, PolicyConfig(16, 2), TorsionConfig(components=6, width=16), seeded(0))
+    with torch.no_grad():
+        made.policies[0].density.network.weights[-1].normal_(0.0, 0.3, generator=seeded(1))
+        made.policies[1].network.mlp.last.weight.normal_(0.0, 0.05, generator=seeded(2))
+    return made
+
+
+@torch.no_grad()
+def test_angles_drawn_first_depend_on_the_condition():
+    """Every step of mixtures and diffusion does, densities of angles sum to one, and rollouts and their paths agree."""
+    p = angles_first()
+    assert p.process.n_steps == 2 + 4
+    given = torch.linspace(310.0, 590.0, 50)[:, None]
+    path, log_ratio = rollout(p, 50, seeded(6), given=given)
+    assert bool((ANGLES.condition_of(path) == given).all())
+    torch.testing.assert_close(-score_states(p, path, torch.zeros(50)).log_weights(), log_ratio, rtol=1e-4, atol=1e-4)
+    other = torch.stack([ANGLES.with_condition(x, 900.0 - given) for x in path])
+    for n in range(p.process.n_steps):
+        assert bool((p.log_prob(path[n + 1], path[n], n) != p.log_prob(other[n + 1], other[n], n)).any()), n
+    grid = torch.linspace(-math.pi, math.pi, 2001)[:-1]
+    row = path[1][:1].expand(2000, -1).clone()
+    row[:, 3] = grid
+    density = p.log_prob(row, path[1][:1].expand(2000, -1), 1).exp()
+    assert float(density.mean()) * 2.0 * math.pi == pytest.approx(1.0, abs=1e-4)
+
+
+def test_balance_may_train_the_angles_alone():
+    """What an objective trains then is the mixtures; of a policy without angles it is the whole policy."""
+    balanced, denoised = apart(angles_first())
+    assert len(denoised) == 1 and isinstance(balanced.views[1], Constant)
+    whole = policy()
+    assert apart(whole) == (whole, [])
+
+
 @pytest.mark.parametrize("name", ["mala", "hmc", "random_walk"])
 def test_local_moves_leave_the_condition_and_keep_its_posterior(name):
     """20 steps from exact samples of two posteriors: means and second moments, 4.5 standard errors."""
@@ -148,8 +205,7 @@ def test_what_has_no_meaning_is_refused():
     assert torch.equal(SPACE.condition_of(drawn.x), TARGET.held_out[:10])
     angles = Space((Line(1), Circle(1), Condition(1, torch.zeros(1, 1))))
     assert make_process(angles, ScheduleConfig(4, torsions="joint")).n_steps == 4
-    with pytest.raises(InputError, match="do not see the condition"):
-        make_process(angles, ScheduleConfig(4, torsions="first"))
+    assert make_process(angles, ScheduleConfig(4, torsions="first")).n_steps == 5
     with pytest.raises(ValueError, match="expected"):
         Condition(2, torch.zeros(3, 1))
     assert math.isclose(Condition(1, torch.zeros(1, 1)).prior_norm, 0.0)

@@ -115,7 +115,7 @@ def test_a_stopped_run_ends_where_an_unstopped_one_ends(tiny, table, monkeypatch
 
 
 def test_what_has_no_meaning_is_refused_before_anything_is_written(tiny, tmp_path, capsys):
-    for arm, words in (("default", "resamples"), ("smc-mala", "one density"), ("tb+smc", "favour")):
+    for arm, words in (("default", "resamples"), ("smc-mala", "one density")):
         out = tmp_path / arm
         assert main(["vae-digits", "--arms", arm, "--out", str(out)]) != 0
         assert words in capsys.readouterr().err and not out.exists()

@@ -20,7 +20,6 @@ from molsampler.basis.space import Coordinate, Space
 from molsampler.molecules.coordinates.chart import Chart, Charted
 from molsampler.molecules.coordinates.pieces import nearest, torsions_of
 from molsampler.molecules.coordinates.rotors import Rotor
-from molsampler.molecules.molecule import Molecule
 
 FRAMES, REFINED_FRAMES = 10, 100
 """States for every stiff coordinate that a piece's covariance is measured on, at least, in a second fit; and frames of
@@ -185,13 +184,3 @@ class Atlas(Coordinates):
         for chart, own in zip(self.charts, state["charts"], strict=True):
             chart.load_state_dict(own)
         self._install()
-
-
-def coordinates_from(
-    molecule: Molecule, state: dict, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> Chart | Atlas:
-    """The chart or atlas of a molecule that a `state_dict` is of; InputError where it is another molecule's."""
-    chart = Chart(molecule, dtype=dtype, device=device)
-    found = Atlas(chart, state["torsions"], state["centres"]) if "charts" in state else chart
-    found.load_state_dict(state)
-    return found

@@ -32,6 +32,7 @@ class Charted(NamedTuple):
     log_det : (B,), log |dx/dz|
     bonds, angles : (N, B) nm and radians, one row an atom; rows that have none hold zeros
     taken : (K, B), 1 at the piece of an atlas that a state lies in, 0 elsewhere; None of a single chart
+    stretch : (B,), of the line by temperature; None of a chart for one temperature
     """
 
     placed: Placed
@@ -39,6 +40,7 @@ class Charted(NamedTuple):
     bonds: Tensor
     angles: Tensor
     taken: Tensor | None = None
+    stretch: Tensor | None = None
 
 
 class Chart(Coordinates):

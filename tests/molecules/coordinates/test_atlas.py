@@ -14,9 +14,10 @@ import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates import atlas as atlas_module
-from molsampler.molecules.coordinates.atlas import Atlas, coordinates_from
+from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.coordinates.pieces import nearest, piece_torsions, torsions_of
+from molsampler.molecules.coordinates.stored import coordinates_from
 from molsampler.molecules.dynamics.pivot import rotate
 from molsampler.molecules.energy.torch_energy import TorchEnergy
 from molsampler.molecules.molecule import Molecule
@@ -46,9 +47,10 @@ def two_wells() -> Molecule:
     return made
 
 
-def closed_form() -> tuple[float, float]:
-    """log Z of `two_wells` over both pieces, and the share of the one about 180 degrees, by quadrature."""
-    beta = two_wells().beta
+def closed_form(beta: float | None = None) -> tuple[float, float]:
+    """log Z of `two_wells` over both pieces, and the share of the one about 180 degrees, by quadrature; at its own
+    temperature unless beta is given."""
+    beta = two_wells().beta if beta is None else beta
 
     def integral(log_density, low, high):
         grid = np.linspace(low, high, 200_001)
