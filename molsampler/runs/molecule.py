@@ -71,11 +71,15 @@ class Job(TrainingRun):
         return conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
 
     def temperatures(self) -> Tensor:
-        """(G, 1) kelvin, at which a policy for a range of temperatures is looked at, evenly spaced in log T."""
+        """(G, 1) kelvin, at which a policy for a range of temperatures is looked at, evenly spaced in log T, whole
+        numbers where they can be."""
         chart = self.target.coordinates
         assert isinstance(chart, TemperatureChart)
-        ends = [math.log(end) for end in (chart.coldest, chart.hottest)]
-        return torch.linspace(*ends, self.config.ladder.looked_at, device=chart.device).exp()[:, None]
+        found = torch.linspace(math.log(chart.coldest), math.log(chart.hottest), self.config.ladder.looked_at).exp()
+        if len(found[1:-1].round().unique()) == len(found) - 2:
+            found[1:-1] = found[1:-1].round()
+        found[0], found[-1] = chart.coldest, chart.hottest
+        return found[:, None].to(chart.device)
 
     def drawing(
         self, sampler: str, generator: torch.Generator, temperature: float | None = None
