@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from molsampler.analysis.statistics.thermodynamics import Thermodynamics
@@ -26,6 +28,17 @@ def draws(
 
 def row(rng: np.random.Generator, temperature: float, n: int, d: int, width: float = 1.2) -> Thermodynamics:
     return Thermodynamics.of(temperature, *draws(rng, temperature, n, d, width))
+
+
+def rows(seed: int = 0, n: int = 1000, d: int = 12) -> list[Thermodynamics]:
+    """At four temperatures, healthy ones."""
+    rng = np.random.default_rng(seed)
+    return [row(rng, temperature, n, d) for temperature in (300.0, 350.0, 410.0, 480.0)]
+
+
+def wrong(row: Thermodynamics, log_z: float) -> Thermodynamics:
+    """The same with as much too large a log Z."""
+    return replace(row, moments=row.moments + [log_z, 0.0, 0.0, 0.0])
 
 
 def log_z(temperature: float, d: int) -> float:

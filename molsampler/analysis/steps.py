@@ -34,8 +34,10 @@ from molsampler.analysis.observables.torsions import (
 from molsampler.analysis.pictures import figures
 from molsampler.analysis.pictures.conformations import Panel, draw_conformations
 from molsampler.analysis.pictures.ramachandran import Map, draw_ramachandran
+from molsampler.analysis.pictures.temperatures import draw_temperatures
 from molsampler.analysis.pictures.training import draw_training
 from molsampler.analysis.report.page import greek, percent
+from molsampler.analysis.report.temperatures_text import temperature_metrics
 from molsampler.analysis.statistics import estimates
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
@@ -302,6 +304,16 @@ def conformations(study: Study) -> None:
     _draw(study, "conformations.png", draw_conformations, shown.trajectory.topology, panels)
 
 
+def temperatures(study: Study) -> None:
+    """Figures of a policy for a range of temperatures, at each of those that it was sampled at."""
+    rows = study.subject.temperatures
+    if not rows:
+        (study.run / "temperatures.png").unlink(missing_ok=True)
+        return
+    study.metrics |= temperature_metrics(rows)
+    _draw(study, "temperatures.png", draw_temperatures, rows)
+
+
 def training(study: Study) -> None:
     """Training curves."""
     _draw(study, "training.png", draw_training, study.run.metrics_columns())
@@ -315,4 +327,4 @@ def _draw(study: Study, name: str, draw: Callable[..., None], *arguments: Any) -
     study.narrow[name] = buffer.getvalue()
 
 
-ALL = (weights, backbone, pieces, torsions, coverage, energies, geometry, rmsd, conformations, training)
+ALL = (weights, backbone, pieces, torsions, coverage, energies, geometry, rmsd, conformations, temperatures, training)

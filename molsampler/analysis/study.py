@@ -27,6 +27,7 @@ from molsampler.analysis.statistics.bootstrap import (
 )
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.pareto import smoothed
+from molsampler.analysis.statistics.thermodynamics import Thermodynamics
 from molsampler.basis.log_weights import effective_groups, normalised
 from molsampler.store.run_directory import RunDirectory, Samples
 
@@ -76,6 +77,7 @@ class Subject:
     cautions : sentences on what the samples cannot hold, for the verdict
     independent : states that the policy did not make, by which it is judged where there is no reference, and beside one
     pieces : what the molecule falls into, such as the conformers of its rings; None of one in one piece
+    temperatures : what the policy's samples at other temperatures say, in rising order; None of a policy for one only
     """
 
     name: str
@@ -91,6 +93,7 @@ class Subject:
     cautions: Sequence[str] = ()
     independent: Independent | None = None
     pieces: Pieces | None = None
+    temperatures: Sequence[Thermodynamics] | None = None
 
 
 @dataclass(frozen=True)

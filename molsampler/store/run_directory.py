@@ -33,6 +33,7 @@ PICTURES = (
     "energy.png",
     "weights.png",
     "rmsd.png",
+    "temperatures.png",
     "training.png",
 )
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")

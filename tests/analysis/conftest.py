@@ -12,6 +12,7 @@ from molsampler.analysis.observables.torsions import backbone_pairs, phi_psi
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.store.run_directory import RunDirectory
+from tests import oscillators
 
 
 def write_samples_of_a_simulation(path: Path, reference: Reference, n: int = 3000) -> RunDirectory:
@@ -50,4 +51,5 @@ def stored_reference() -> Reference:
 def analysed_run(stored_reference, peptide, tmp_path_factory) -> tuple[RunDirectory, dict]:
     """The run directory of above in runs/aldp of some folder, analysed beside the reference, and its metrics."""
     run = write_samples_of_a_simulation(tmp_path_factory.mktemp("analysed") / "runs" / "aldp", stored_reference)
-    return run, analyse(run, Subject("aldp", 300.0, peptide.positions, command="make aldp"), stored_reference)
+    subject = Subject("aldp", 300.0, peptide.positions, command="make aldp", temperatures=oscillators.rows())
+    return run, analyse(run, subject, stored_reference)

@@ -82,6 +82,39 @@ COVERAGE = (
     ),
 )
 
+TEMPERATURES = (
+    Figure("temperature_<K>_samples", "", "samples drawn at this temperature, of a policy for a range of them"),
+    Figure("temperature_<K>_ess", "", "effective sample size as a fraction of these samples"),
+    Figure("temperature_<K>_log_z", "", "logarithm of their mean weight"),
+    Figure("temperature_<K>_mean_energy", "kJ/mol", "mean potential energy"),
+    Figure(
+        "temperature_<K>_heat_capacity",
+        "kJ/mol/K",
+        "configurational heat capacity, without the kinetic share: the variance of the potential energy over RT^2",
+    ),
+    Figure(
+        "temperature_<K>_free_energy",
+        "kJ/mol",
+        "configurational free energy -RT log Z; it holds RT times the logarithm of a unit of volume",
+    ),
+    Figure(
+        "temperature_<K>_entropy_change",
+        "kJ/mol/K",
+        "configurational entropy against the lowest temperature's: (U - A) / T here less the same there",
+    ),
+    Figure("temperature_<K>_log_z_change", "", "log Z less that of the next lower temperature, both by mean weights"),
+    Figure(
+        "temperature_<K>_log_z_change_by_energies",
+        "",
+        "the same by mean energies: minus their integral over 1 / RT between the two temperatures",
+    ),
+    Figure(
+        "temperature_<K>_log_z_change_z",
+        "",
+        "by how many standard errors the change by weights lies above the one by mean energies",
+    ),
+)
+
 DIVERGENCES = (
     Figure("ramachandran_kl_<residue>", "nat", "KL divergence of the maps, reference to samples, 100 x 100 bins"),
     Figure("ramachandran_jsd_<residue>", "nat", "Jensen-Shannon divergence of the maps, 100 x 100 bins"),
@@ -150,6 +183,7 @@ GROUPS = {
     "Weights": WEIGHTS,
     "Basins": BASINS,
     "Coverage, without a reference": COVERAGE,
+    "Temperatures, of a policy for a range of them": TEMPERATURES,
     "Divergences from the reference": DIVERGENCES,
     "Averages and geometry": AVERAGES,
     "The run": RUN,

@@ -92,6 +92,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class TemperatureSection:
+    """A policy for a range of temperatures. rows : cells as text, and whether the row is marked;  limit : standard
+    errors beyond which it is;  first : the temperature that entropies are against, as text
+    """
+
+    rows: list[tuple[list[str], bool]]
+    limit: float
+    first: str
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
 class ViewerData:
     """data : what the page's script reads, see `viewer_data.viewer_data`
     scenes : number of the scene of each (label, state) that has one
@@ -128,6 +140,7 @@ class Report:
     smooths: bool = False
     conformations: Picture | None = None
     viewer: ViewerData | None = None
+    temperatures: TemperatureSection | None = None
 
 
 def percent(value: float | None, stderr: float | None = None) -> str:

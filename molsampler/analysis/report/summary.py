@@ -12,7 +12,19 @@ from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.coverage_text import judge_coverage, limit
 from molsampler.analysis.report.metric_names import find
-from molsampler.analysis.report.page import HEAVY, BasinRow, Picture, Report, Verdict, greek, number, percent, picture
+from molsampler.analysis.report.page import (
+    HEAVY,
+    BasinRow,
+    Picture,
+    Report,
+    TemperatureSection,
+    Verdict,
+    greek,
+    number,
+    percent,
+    picture,
+)
+from molsampler.analysis.report.temperatures_text import judge_temperatures, temperature_section
 from molsampler.analysis.report.viewer_data import viewer_data
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import PIECES, StateFindings, Study
@@ -89,6 +101,8 @@ def judge(study: Study, residues: list[tuple[str, list[BasinRow]]], metrics: dic
     for caution in study.subject.cautions:
         judge.say(caution, "care")
     judged = study.coverage is not None and judge_coverage(judge.say, study.coverage)
+    if study.subject.temperatures:
+        judge_temperatures(judge.say, study.subject.temperatures)
     if study.reference is None:
         if not judged:
             judge.say("There is no reference to compare with: a state that was never visited would not show.", "care")
@@ -216,6 +230,7 @@ def build_report(study: Study, metrics: dict[str, Any]) -> Report:
         coverage_limit=0.0 if study.coverage is None else limit(study.coverage),
         conformations=_conformations(study),
         viewer=viewer_data(study),
+        temperatures=_temperatures(study),
     )
 
 
@@ -255,6 +270,21 @@ def _map(study: Study) -> Picture | None:
         study.run / "ramachandran.png",
         study.narrow.get("ramachandran.png"),
     )
+
+
+def _temperatures(study: Study) -> TemperatureSection | None:
+    rows = study.subject.temperatures
+    if not rows:
+        return None
+    shown = picture(
+        "Temperatures",
+        "One policy at several temperatures, each with its own samples and weights. Last, the change of ln Z between "
+        "neighbours by the mean weights against minus the integral of the mean energies over β: where the two differ, "
+        "the samples at one of the two temperatures miss states. Bars are one standard error.",
+        study.run / "temperatures.png",
+        study.narrow.get("temperatures.png"),
+    )
+    return temperature_section(rows, shown)
 
 
 def _conformations(study: Study) -> Picture | None:

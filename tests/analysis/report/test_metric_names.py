@@ -32,6 +32,8 @@ def test_the_page_has_every_entry_and_no_other() -> None:
         ("reference_population_ALA2_-142_-68", "population_<residue>_<basin>"),
         ("reference_frames", "reference_frames"),
         ("median_energy_raw", "median_energy"),
+        ("temperature_450_ess", "temperature_<K>_ess"),
+        ("temperature_450_5_log_z_change_by_energies", "temperature_<K>_log_z_change_by_energies"),
         ("evaluations_md", "evaluations_<purpose>"),
     ],
 )

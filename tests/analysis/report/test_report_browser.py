@@ -29,6 +29,7 @@ def test_the_report_reads_well_on_a_desk_and_on_a_telephone(analysed_run) -> Non
             "This run can be trusted.",
             "Populations and free energies",
             "Distance from the reference",
+            "Temperatures",
             "make aldp",
         ):
             assert said in page["text"]
