@@ -71,15 +71,25 @@ class Run:
             self.job.extend(minutes)
         return self.job.train(self._progress)
 
-    def sample(self, n: int | None = None, sampler: str | None = None, seed: int | None = None) -> Any:
+    def sample(
+        self,
+        n: int | None = None,
+        sampler: str | None = None,
+        seed: int | None = None,
+        *,
+        temperature: float | None = None,
+    ) -> Any:
         """Draw n weighted samples by "policy" or "smc", replacing those in the directory: `Samples` of a molecule,
         `DensitySamples` of a density. At any time: training goes on afterwards as if nothing had happened.
 
         All are the configuration's where they are not given.
+        temperature : in kelvin, of a run for a range of them; by default the system's own
         """
         if isinstance(self.job, density.DensityRun):
+            if temperature is not None:
+                raise InputError(f"temperature = {temperature:g}: a density of one's own has no temperature")
             return density.sample(self.job, n, sampler, seed)
-        results.sample(self.job, n, sampler, seed=seed, progress=self._progress)
+        results.sample(self.job, n, sampler, seed=seed, temperature=temperature, progress=self._progress)
         return self.job.run.load_samples()
 
     def analyse(self) -> dict[str, Any]:

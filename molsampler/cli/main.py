@@ -132,6 +132,7 @@ def sample(
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
     sampler: Literal["policy", "smc"] | None = None,
     seed: int | None = None,
+    temperature: float | None = None,
     processes: int | None = None,
     quiet: bool = False,
 ) -> None:
@@ -143,14 +144,16 @@ def sample(
         sampler: Plain importance sampling with the policy, or sequential Monte Carlo with the twist; by default that of
             the run's configuration.
         seed: Of everything random; by default that of the training.
+        temperature: In kelvin, of a run that was trained for a range (--hottest, --coldest); by default the system's
+            own.
         processes: That draw together on this machine, 0 for one a core; by default as many as trained.
         quiet: Results only: no progress bars, no notes.
     """
     if n is not None:
         check_samples(n, sampler or "policy")
-    several(processes, lambda: held_processes(run), sample, run, n, sampler, seed, processes, quiet)
+    several(processes, lambda: held_processes(run), sample, run, n, sampler, seed, temperature, processes, quiet)
     with runs.go_on(run, say=printer(quiet)) as job:
-        results.sample(job, n, sampler, seed=seed, progress=not quiet)
+        results.sample(job, n, sampler, seed=seed, temperature=temperature, progress=not quiet)
         print_verdict(job, results.conclude(job))
 
 

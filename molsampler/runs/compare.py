@@ -56,7 +56,9 @@ def compare(
     if top is not None and not Path(top).is_file():
         raise InputError(f"There is no file '{top}', which --top names.")
     names = _names([str(path) for path in paths])
-    found = [None if _is_trajectory(Path(p)) else _stored(n, Path(p)) for n, p in zip(names, paths, strict=True)]
+    found = [
+        None if _is_trajectory(Path(p)) else stored_ensemble(n, Path(p)) for n, p in zip(names, paths, strict=True)
+    ]
     topology: Path | md.Topology | None = Path(top) if top is not None else None
     if topology is None:
         topology = next((member.trajectory.topology for member in found if member is not None), None)
@@ -80,7 +82,7 @@ def _is_trajectory(path: Path) -> bool:
     return not path.is_dir()
 
 
-def _stored(name: str, folder: Path) -> Member:
+def stored_ensemble(name: str, folder: Path) -> Member:
     """A run directory or a stored reference; a folder of a system stands for its reference."""
     if (folder / "reference.npz").is_file():
         return of_reference(name, load_reference(folder))
@@ -89,7 +91,9 @@ def _stored(name: str, folder: Path) -> Member:
     run = RunDirectory(folder)
     if not any((run / file).is_file() for file in ("config.toml", "samples.dcd", "weights.npz")):
         raise InputError(f"'{folder}' is a folder that holds neither a run nor a reference.")
-    return of_run(name, run.load_samples(), _run_temperature(run))
+    samples = run.load_samples()
+    kelvin = _run_temperature(run) if samples.temperature is None else float(samples.temperature)
+    return of_run(name, samples, kelvin)
 
 
 def _run_temperature(run: RunDirectory) -> float | None:

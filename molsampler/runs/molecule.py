@@ -77,17 +77,31 @@ class Job(TrainingRun):
         ends = [math.log(end) for end in (chart.coldest, chart.hottest)]
         return torch.linspace(*ends, self.config.ladder.looked_at, device=chart.device).exp()[:, None]
 
-    def drawing(self, sampler: str, generator: torch.Generator) -> Callable[..., Drawn]:
-        """As `TrainingRun.drawing`, at the molecule's own temperature."""
+    def drawing(
+        self, sampler: str, generator: torch.Generator, temperature: float | None = None
+    ) -> Callable[..., Drawn]:
+        """As `TrainingRun.drawing`, at a temperature (K) of those that the run was trained for, by default at the
+        molecule's own; InputError for another."""
+        own, chart = self.molecule.temperature, self.target.coordinates
+        kelvin = own if temperature is None else temperature
         draw = super().drawing(sampler, generator)
-        if not isinstance(self.target, TemperatureTarget):
+        if not isinstance(chart, TemperatureChart):
+            if kelvin != own:
+                raise InputError(
+                    f"temperature = {kelvin:g}: this run was trained for {own:g} K alone; train one with --hottest or "
+                    "--coldest to sample at others"
+                )
             return draw
+        if not chart.coldest <= kelvin <= chart.hottest:
+            raise InputError(
+                f"temperature = {kelvin:g} is not among those that this run was trained for: choose one from "
+                f"{chart.coldest:g} to {chart.hottest:g} K"
+            )
 
-        def at_own(n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
-            own = torch.full((n, 1), self.molecule.temperature, device=self.config.device)
-            return draw(n, generator, on_chunk, own)
+        def at_one(n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
+            return draw(n, generator, on_chunk, torch.full((n, 1), kelvin, device=self.config.device))
 
-        return at_own
+        return at_one
 
     def close(self) -> None:
         """Let go of the energy's workers and of the directory. Safe to call twice."""

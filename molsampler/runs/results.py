@@ -45,12 +45,19 @@ _APART = ", which trains the torsions while the diffusion goes on by denoising"
 
 
 def sample(
-    job: Job, n: int | None = None, sampler: str | None = None, *, seed: int | None = None, progress: bool = True
+    job: Job,
+    n: int | None = None,
+    sampler: str | None = None,
+    *,
+    seed: int | None = None,
+    temperature: float | None = None,
+    progress: bool = True,
 ) -> None:
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them:
     every rank draws and rescores its portion, and the first one writes all (collective).
 
-    A policy for a range of temperatures draws at the molecule's own, and at several others in files of their own.
+    temperature : in kelvin, of a policy for a range of temperatures, which draws at several others in files of their
+        own too; the molecule's where left out
     n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
         touched.
     """
@@ -59,7 +66,7 @@ def sample(
     sampler = sampler or job.config.sampler
     check_samples(n, sampler)
     generator = _generator(job, 1, seed)
-    draw, counter = job.drawing(sampler, generator), job.target.counter
+    draw, counter = job.drawing(sampler, generator, temperature), job.target.counter
     own, silent = len(ranks.portion(n)), not (progress and ranks.first())
     with tqdm(total=own, desc="sampling", unit="sample", disable=silent) as bar, counter.purpose("analysis"):
         drawn = draw(n, generator, bar.update)
@@ -74,6 +81,7 @@ def sample(
         log_prob,
         group=_gathered(_array(drawn.group)),
         distinct_ancestors=_gathered(_array(drawn.distinct_ancestors)),
+        temperature=None if temperature == job.molecule.temperature else temperature,
     )
     sample_temperatures(job, rescore, _generator(job, 3, seed))
     ranks.from_first(None)  # what others read is written
@@ -97,7 +105,7 @@ def _gathered(values: np.ndarray | None) -> np.ndarray | None:
 
 def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (n, N, 3) nm, energies (n,) kJ/mol by OpenMM's Reference platform in double, and log R (n,), float64,
-    of states z (n, D) on the job's chart."""
+    of states z (n, D) on the job's chart, by no guess of the integral divided."""
     chart = _double_chart(job)
     z = z.double().cpu()
     positions, log_det = chart.to_natural(z)
@@ -107,7 +115,7 @@ def rescore(job: Job, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarr
             potential = torch.cat([energy.energy(part).double() for part in positions.split(4096)])
     finally:
         energy.close()
-    log_r = job.target.log_r(z, potential, log_det)
+    log_r = job.target.log_r(z, potential, log_det) + job.target.log_z_guess(z)
     log_r = torch.where(chart.inside(z, positions), log_r, -torch.inf)
     return positions.numpy(), potential.numpy(), log_r.numpy()
 
@@ -152,10 +160,11 @@ def _conclude(job: Job, figures: dict) -> dict:
             return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=_MINIMISATION)[0].numpy()
 
     config, trainer, chart = job.config, job.trainer, job.target.coordinates
-    reference = find_reference(config.system)
+    kelvin = job.run.load_samples().temperature
+    reference = find_reference(config.system) if kelvin is None else None  # of the system's own temperature
     backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
     subject = replace(
-        subject_of(job),
+        subject_of(job, None if kelvin is None else float(kelvin)),
         minimise=minimise,
         reference_log_weights=backward,
         reference_frames=frames,
@@ -170,21 +179,23 @@ def _conclude(job: Job, figures: dict) -> dict:
             draws=_DRAWS[config.train.schedule.torsions], apart=_APART if trainer.learner.denoised else ""
         ),
         command=f"python {' '.join(sys.argv)}",
-        independent=independent_states(job),
+        independent=independent_states(job) if kelvin is None else None,
         temperatures=thermodynamics(job),
         cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
     )
+    figures = figures | {"log_z_learnt": _learnt_log_z(job, subject.temperature)}
     metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
 
 
-def subject_of(job: Job) -> Subject:
-    """What an analysis has to know of the job's molecule and its coordinates, and no more."""
+def subject_of(job: Job, temperature: float | None = None) -> Subject:
+    """What an analysis has to know of the job's molecule and its coordinates, and no more; of samples at another
+    temperature than the molecule's, if one is given."""
     chart = job.target.coordinates
     return Subject(
         name=job.molecule.name,
-        temperature=job.molecule.temperature,
+        temperature=temperature or job.molecule.temperature,
         input_positions=job.molecule.positions,
         soft_quadruples=chart.soft_atoms.tolist(),
         pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
@@ -202,11 +213,12 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _learnt_log_z(job: Job) -> float:
-    """log Z as it was learnt, at the molecule's own temperature."""
+def _learnt_log_z(job: Job, temperature: float | None = None) -> float:
+    """log Z as it was learnt, by default at the molecule's own temperature."""
     if not job.target.space.conditional:
         return float(job.trainer.learner.log_z.detach())
-    return float(learnt_log_z(job.trainer, torch.tensor([[job.molecule.temperature]], device=job.config.device)))
+    given = torch.tensor([[temperature or job.molecule.temperature]], device=job.config.device)
+    return float(learnt_log_z(job.trainer, given) + job.target.log_z_guess(given))
 
 
 def training_figures(job: Job) -> dict:

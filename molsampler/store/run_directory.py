@@ -50,6 +50,7 @@ class Samples:
     log_weights : -inf for samples out of support;  potential_energy : kJ/mol;  log_prob : log R of the target
     group : (n,) int, which independent SMC pass a sample comes from; None where all are independent
     distinct_ancestors : (passes,) int, how many particles of each pass had descendants; None where there are no passes
+    temperature : () K, of a policy for a range of temperatures; None where it is the system's own
     """
 
     trajectory: md.Trajectory
@@ -58,6 +59,7 @@ class Samples:
     log_prob: np.ndarray
     group: np.ndarray | None = None
     distinct_ancestors: np.ndarray | None = None
+    temperature: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -134,13 +136,15 @@ class RunDirectory:
         *,
         group: np.ndarray | None = None,
         distinct_ancestors: np.ndarray | None = None,
+        temperature: float | None = None,
         offset: float = 0.5,
     ) -> None:
         """topology.pdb, samples.dcd, weights.npz and resampled.dcd, replacing those of an earlier sampling, whose
         figures, pictures and report go.
 
         positions : (M, N, 3) nm, finite;  log_weights, potential_energy (kJ/mol), log_prob : (M,)
-        group, distinct_ancestors : see `Samples`;  offset : in [0, 1), the uniform number of systematic resampling
+        group, distinct_ancestors, temperature : see `Samples`
+        offset : in [0, 1), the uniform number of systematic resampling
         resampled.dcd is left out where no sample lies on the support.
         """
         mdtop = topology if isinstance(topology, md.Topology) else md.Topology.from_openmm(topology)
@@ -160,6 +164,8 @@ class RunDirectory:
         weights = normalised(arrays["log_weights"])
         if distinct_ancestors is not None:
             arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
+        if temperature is not None:
+            arrays["temperature"] = np.array(temperature, dtype=np.float64)
         for name in ("metrics.json", "report.html", TEMPERATURES_PNG, *PICTURES):
             (self / name).unlink(missing_ok=True)
         write_pdb(self / "topology.pdb", mdtop, positions[0])
@@ -189,7 +195,8 @@ class RunDirectory:
             raise InputError(
                 f"The samples in '{self.path}' cannot be read ({error}): draw them again with `molsampler sample`."
             ) from error
-        arrays.pop("distinct_ancestors", None)
+        for name in ("distinct_ancestors", "temperature"):
+            arrays.pop(name, None)
         if any(array.shape != (trajectory.n_frames,) for array in arrays.values()):
             raise InputError(
                 f"'{self.path}' has {trajectory.n_frames} frames in samples.dcd and {len(samples.log_weights)} weights "

@@ -77,6 +77,10 @@ class MoleculeTarget(Target):
         """log R (B,) on the support, of states x (B, D) with U (B,) in kJ/mol and log |dx/dz| (B,)."""
         return -self.beta * potential + log_det
 
+    def log_z_guess(self, x: Tensor) -> Tensor:
+        """What log R leaves out of the log density of states x (B, D), a number for each temperature: (B,)."""
+        return torch.zeros_like(x[:, 0])
+
     @torch.no_grad()
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log R (B,) and its gradient (B, D), one evaluation of the energy; the gradient is zero where log R is

@@ -49,7 +49,10 @@ class TemperatureTarget(MoleculeTarget):
         """As `MoleculeTarget.log_r`, at each state's temperature."""
         temperature = x[:, -1].to(potential)
         beta = self.beta * self.coordinates.reference / temperature
-        return -beta * potential + log_det - self.coordinates.log_z_guess(temperature)
+        return -beta * potential + log_det - self.log_z_guess(x).to(potential)
+
+    def log_z_guess(self, x: Tensor) -> Tensor:
+        return self.coordinates.log_z_guess(x[:, -1])
 
     def _log_r_and_score(self, charted: Charted, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         assert charted.stretch is not None

@@ -17,6 +17,7 @@ from molsampler.basis.units import thermal_energy
 from molsampler.cli.main import Options
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.runs import molecule, results
+from molsampler.runs.compare import stored_ensemble
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.temperatures import thermodynamics
 from molsampler.targets.temperatures import TemperatureTarget
@@ -60,6 +61,33 @@ def test_a_run_samples_its_own_temperature_and_several_others(config, tmp_path):
     np.testing.assert_allclose(energy[::30], openmm_energies(job.molecule, trajectory.xyz[::30]), rtol=1e-3, atol=0.5)
     assert metrics["ess"]["value"] > 0.0
     assert any(re.search(r"\b500\b|_500", name) for name in metrics)
+
+
+def test_samples_of_any_temperature_between_are_those_of_its_density(config, tmp_path):
+    """At 400 K, which was no rung: what is kept, its report, and what a comparison takes them for."""
+    with molecule.begin(config, tmp_path / "run", say=silent) as job:
+        assert job.train(progress=False)
+        results.sample(job, 80, temperature=400.0, progress=False)
+        metrics, samples = results.conclude(job), job.run.load_samples()
+        chart = job.target.coordinates
+        x = chart.to_standard(torch.as_tensor(samples.trajectory.xyz), 400.0)
+        positions, log_det = chart.to_natural(x)
+        for wrong in (200.0, 501.0, float("nan")):
+            with pytest.raises(InputError, match="choose one from 280 to 500 K"):
+                results.sample(job, 80, temperature=wrong, progress=False)
+    assert samples.temperature == 400.0 and len(samples.log_weights) == 80
+    inside = np.isfinite(samples.log_prob)
+    expected = -samples.potential_energy / thermal_energy(400.0) + log_det.numpy()
+    np.testing.assert_allclose(samples.log_prob[inside], expected[inside], atol=0.05)
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "samples at 400 K" in text and "reference_ess" not in metrics
+    assert stored_ensemble("run", tmp_path / "run").temperature == 400.0
+
+
+def test_a_run_for_one_temperature_samples_no_other(finished):
+    refused = pytest.raises(InputError, match="trained for 300 K alone; train one with --hottest")
+    with molecule.go_on(finished, say=silent) as job, refused:
+        results.sample(job, temperature=350.0, progress=False)
 
 
 def openmm_energies(molecule, positions: np.ndarray) -> np.ndarray:
