@@ -43,6 +43,7 @@ from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.statistics.measures import Distances, Histograms, Lines, TorusTransport
 from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
 from molsampler.analysis.study import PIECES, ResidueFindings, State, StateFindings, Study, slug
+from molsampler.store.run_directory import TEMPERATURES_PNG
 
 TORSION_BINS = 100
 MAP_BINS = {"": 100, "_64": 64}  # by suffix of the figure's name: of TA-BG and CMT, of FAB's published code
@@ -308,10 +309,10 @@ def temperatures(study: Study) -> None:
     """Figures of a policy for a range of temperatures, at each of those that it was sampled at."""
     rows = study.subject.temperatures
     if not rows:
-        (study.run / "temperatures.png").unlink(missing_ok=True)
+        (study.run / TEMPERATURES_PNG).unlink(missing_ok=True)
         return
     study.metrics |= temperature_metrics(rows)
-    _draw(study, "temperatures.png", draw_temperatures, rows)
+    _draw(study, TEMPERATURES_PNG, draw_temperatures, rows)
 
 
 def training(study: Study) -> None:

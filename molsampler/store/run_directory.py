@@ -33,13 +33,14 @@ PICTURES = (
     "energy.png",
     "weights.png",
     "rmsd.png",
-    "temperatures.png",
     "training.png",
 )
 RESULTS = ("topology.pdb", "samples.dcd", "weights.npz", "resampled.dcd", "metrics.json", *PICTURES, "report.html")
 ANNEALED = "annealed.npz"  # states that the policy did not make
-TEMPERATURES, TEMPERATURES_DCD = "temperatures.npz", "temperatures.dcd"  # of a policy for a range of them
-RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", ANNEALED, TEMPERATURES, TEMPERATURES_DCD, *RESULTS)
+TEMPERATURES, TEMPERATURES_DCD, TEMPERATURES_PNG = (f"temperatures.{kind}" for kind in ("npz", "dcd", "png"))
+"""Of a policy for a range of them."""
+OF_SOME = (ANNEALED, TEMPERATURES, TEMPERATURES_DCD, TEMPERATURES_PNG)  # what only some runs leave
+RUN_FILES = ("config.toml", "metrics.csv", "checkpoint.pt", *OF_SOME, *RESULTS)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class RunDirectory:
             arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
         if temperature is not None:
             arrays["temperature"] = np.array(temperature, dtype=np.float64)
-        for name in ("metrics.json", "report.html", *PICTURES):
+        for name in ("metrics.json", "report.html", TEMPERATURES_PNG, *PICTURES):
             (self / name).unlink(missing_ok=True)
         write_pdb(self / "topology.pdb", mdtop, positions[0])
         with atomic_path(self / "samples.dcd") as path:

@@ -18,7 +18,6 @@ from molsampler.analysis.report.metric_names import find
 from molsampler.basis.errors import InputError
 from molsampler.basis.units import thermal_energy
 from molsampler.store.run_directory import PICTURES, RunDirectory
-from tests import oscillators
 from tests.pictures import assert_picture
 
 TRUTH = np.array([0.5, 0.3, 0.17, 0.03])
@@ -117,7 +116,6 @@ def whole(peptide, mixture, subject, long_reference, tmp_path_factory) -> tuple[
         subject,
         reference_log_weights=-70.0 + 0.18 + 0.6 * rng.normal(size=2000),
         reference_frames=rng.integers(4000, size=2000),
-        temperatures=oscillators.rows(),
     )
     return run, analyse(run, subject, long_reference, FROM_THE_JOB)
 

@@ -28,6 +28,7 @@ from molsampler.analysis.report.temperatures_text import judge_temperatures, tem
 from molsampler.analysis.report.viewer_data import viewer_data
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import PIECES, StateFindings, Study
+from molsampler.store.run_directory import TEMPERATURES_PNG
 
 METHOD = (
     "A diffusion policy turns a draw from a simple prior into a conformation in a fixed number of steps. It was trained"
@@ -281,8 +282,8 @@ def _temperatures(study: Study) -> TemperatureSection | None:
         "One policy at several temperatures, each with its own samples and weights. Last, the change of ln Z between "
         "neighbours by the mean weights against minus the integral of the mean energies over β: where the two differ, "
         "the samples at one of the two temperatures miss states. Bars are one standard error.",
-        study.run / "temperatures.png",
-        study.narrow.get("temperatures.png"),
+        study.run / TEMPERATURES_PNG,
+        study.narrow.get(TEMPERATURES_PNG),
     )
     return temperature_section(rows, shown)
 

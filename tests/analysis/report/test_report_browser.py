@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from molsampler.store.run_directory import PICTURES
+from molsampler.store.run_directory import PICTURES  # and that of temperatures
 from tests.browser import NO_WEBGL, WEBGL, look, needs_browser
 
 WIDTHS = (1280, 400)
@@ -24,7 +24,7 @@ def test_the_report_reads_well_on_a_desk_and_on_a_telephone(analysed_run) -> Non
     assert [page["width"] for page in found] == list(WIDTHS)
     for page in found:
         assert page["scroll"] <= page["width"]
-        assert len(page["pictures"]) == len(PICTURES) and min(page["pictures"]) > 0
+        assert len(page["pictures"]) == len(PICTURES) + 1 and min(page["pictures"]) > 0
         for said in (
             "This run can be trusted.",
             "Populations and free energies",
@@ -155,4 +155,4 @@ def test_without_webgl_the_page_is_as_before_and_says_so(analysed_run) -> None:
 """
     (page,), console = look(analysed_run[0] / "report.html", script, (1280,), NO_WEBGL)
     assert console == [] and page["panel"] and "WebGL" in page["without"] and page["buttons"] == 0
-    assert len(page["pictures"]) == len(PICTURES) and min(page["pictures"]) > 0
+    assert len(page["pictures"]) == len(PICTURES) + 1 and min(page["pictures"]) > 0
