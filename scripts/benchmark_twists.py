@@ -39,6 +39,7 @@ def main(
     losses: tuple[str, ...] = LOSSES,
     updates: int = 400,
     kappas: tuple[float, ...] = (0.0, 0.2, 1.1),
+    moves: tuple[int, ...] = (0,),
     passes: int = 200,
     particles: int = 128,
 ) -> None:
@@ -49,23 +50,34 @@ def main(
         losses: Of the twist, each by itself.
         updates: Of each twist.
         kappas: Resample where ESS < kappa K.
+        moves: Steps of MALA on the twist at every chunk end, for each kappa above 0.
         passes: Independent passes of SMC.
         particles: K, of each pass.
     """
     torch.set_num_threads(1)
-    print(f"| run | loss | kappa | sd of log Z over {passes} passes of {particles} | resamplings | log Z off by |")
-    print("|---" * 6 + "|")
+    print(
+        f"| run | loss | kappa | moves | sd of log Z over {passes} passes of {particles} | resamplings | log Z off by |"
+    )
+    print("|---" * 7 + "|")
     for path in runs:
         for loss in losses:
             with synthetic.resume(DensityRunDirectory.claim(path, resume=True), say=lambda text: None) as run:
                 fit(run.trainer, loss, updates)
-                for kappa in kappas:
-                    log_z, resampled = repeated(run.trainer.sampler(), kappa, passes, particles)
+                for kappa, steps in ((kappa, steps) for kappa in kappas for steps in (moves if kappa else (0,))):
+                    log_z, resampled = repeated(run.trainer.sampler(), kappa, steps, passes, particles)
                     spread, truth = float(log_z.std()), run.target.log_z
                     whole = float(log_z.logsumexp(0)) - math.log(passes)
                     off = "" if truth is None else f"{whole - truth:+.3f}"
                     error = spread / math.sqrt(2.0 * passes - 2.0)
-                    words = (path.name, loss, f"{kappa:g}", f"{spread:.3f} +- {error:.3f}", f"{resampled:.2f}", off)
+                    words = (
+                        path.name,
+                        loss,
+                        f"{kappa:g}",
+                        f"{steps}",
+                        f"{spread:.3f} +- {error:.3f}",
+                        f"{resampled:.2f}",
+                        off,
+                    )
                     print(f"| {' | '.join(words)} |", flush=True)
 
 
@@ -85,10 +97,12 @@ def fit(trainer: Trainer, loss: str, updates: int) -> None:
         trainer.twisting.update(trajectories, forward, trainer.behaviours, share * learner.config.twist_rate)
 
 
-def repeated(trained: TrainedSampler, kappa: float, passes: int, particles: int) -> tuple[torch.Tensor, float]:
+def repeated(
+    trained: TrainedSampler, kappa: float, moves: int, passes: int, particles: int
+) -> tuple[torch.Tensor, float]:
     """log Z (passes,) of independent passes, and the mean number of resamplings in one."""
     generator = torch.Generator().manual_seed(SEED)
-    config = dataclasses.replace(trained.smc_config, kappa=kappa)
+    config = dataclasses.replace(trained.smc_config, kappa=kappa, moves=moves)
     log_z, resamplings = [], 0
     for _ in range(passes):
         one = SMCPass(trained.policy, trained.log_twist, trained.log_prob, particles, config, generator)

@@ -128,6 +128,7 @@ ARMS: dict[str, Arm] = {
     "partial-energy": Arm("default with partial energies in the twist", _with(twist={"partial_energy": True})),
     "twist-optimal": Arm("default, twist by regression on the optimal one", _with(twist_loss="optimal")),
     "twist-contrastive": Arm("default, twist by contrast", _with(twist_loss="contrastive")),
+    "twist-moves": Arm("default, five MALA steps on the twist at every chunk end of SMC", _with(smc={"moves": 5})),
     "denoising-only": Arm("annealed start and denoising, no TB", _denoising_only),
     "smc-mala": Arm("classical annealed SMC, MALA moves", baseline="mala"),
     "smc-hmc": Arm("classical annealed SMC, HMC moves", baseline="hmc"),

@@ -3,6 +3,7 @@
     propagate a chunk of L steps with p_F
     multiply the weights by F_end prod p_B / (F_start prod p_F)
     where ESS < kappa K and n < N: resample from a ~ w^lambda, keep w / (K a)
+    where n < N and moves are asked for: move by a kernel that leaves F_n invariant, which changes no weight
 
     at n = N, where an emulator of R is given: multiply by the emulator's value instead of R's, resample K of the
         proposals * K that were walked, and multiply these by R over it
@@ -23,10 +24,15 @@ from torch import Tensor
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
 from molsampler.basis.settings import setting
+from molsampler.basis.space import Circle, Line
 from molsampler.diffusion.policy import Policy
+from molsampler.smc.moves.chain import ChainState, ProposalScale
+from molsampler.smc.moves.mala import mala
 
+LARGEST_STEP, STEP_RANGE = 1.5, 30.0  # of moves, in spreads of a standard normal; log-uniform from there down
 LogTwist = Callable[[Tensor, int], Tensor]
-"""(states (B, D), step n) -> log F_n (B,), finite everywhere, for steps 0 < n < N."""
+"""(states (B, D), step n) -> log F_n (B,), finite everywhere, for steps 0 < n < N; with a graph where states have
+one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,12 @@ class SMCConfig:
     chunk: int = setting(6, "steps between two looks at the weights; divides N", low=1)
     kappa: float = setting(0.2, "resample where ESS < kappa K", low=0.0)
     gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
+    moves: int = setting(
+        0,
+        "steps of MALA on the twist's density at every chunk end before the data, after resampling; they cost networks "
+        "and no energy; 0 for none",
+        low=0,
+    )
     proposals: int = setting(
         1,
         "in sampling, not in training: so many times more are walked than are kept, and an emulator of the energy, "
@@ -51,6 +63,7 @@ class SMCInfo:
 
     steps : chunk ends, the data's N last; increments : (K,) float64, what the chunk added to each particle's log w
     ess : ESS / K at the end, before resampling; exponents : lambda where it resampled, None where not
+    accepted : share of the moves that were taken, of every chunk end where there were any
     distinct_ancestors : number of particles at n = 0 with a descendant of positive weight
     """
 
@@ -58,6 +71,7 @@ class SMCInfo:
     increments: list[Tensor] = field(default_factory=list)
     ess: list[float] = field(default_factory=list)
     exponents: list[float | None] = field(default_factory=list)
+    accepted: list[float] = field(default_factory=list)
     distinct_ancestors: int = 0
 
     @property
@@ -115,6 +129,8 @@ class SMCPass:
                 self.x = policy.process.space.with_condition(self.x, given)
             self.log_f = policy.process.log_prior(self.x)
         self.log_w = torch.zeros(n_walked, dtype=torch.float64, device=self.x.device)
+        movable = policy.process.space.mask(Line) | policy.process.space.mask(Circle)
+        self._moved = movable.to(self.x)
         self._ancestors = torch.arange(n_walked, device=self.x.device)
         self.info = SMCInfo()
 
@@ -131,6 +147,7 @@ class SMCPass:
         if not self.done:
             self._weigh(self.log_twist(self.x, end), log_ratio)
             self._resample()
+            self._move()
         else:
             if self.emulator is not None:
                 self._weigh(self.emulator(self.x), log_ratio)
@@ -170,6 +187,28 @@ class SMCPass:
         exponent = weights.tempering_exponent(self.config.gamma)
         self._note(weights, exponent)
         self._pick(weights, exponent, len(weights))
+
+    def _move(self) -> None:
+        """MALA on F_n. Every particle draws its own steps over a wide range: adapted ones would depend on the others,
+        and the estimate of Z were no longer unbiased."""
+        if not self.config.moves:
+            return
+        n, space = self.n, self.policy.process.space
+
+        def log_f_and_score(x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                log_f = self.log_twist(x, n)
+                (score,) = torch.autograd.grad(log_f.sum(), x)
+            return log_f.detach(), score * self._moved
+
+        state = ChainState(self.x, *log_f_and_score(self.x))
+        scale = ProposalScale(torch.ones_like(self.x[0]), LARGEST_STEP)
+        state, _, accepted = mala(
+            log_f_and_score, space, state, scale, self.config.moves, self.generator, False, step_range=STEP_RANGE
+        )
+        self.x, self.log_f = state.x, state.log_r
+        self.info.accepted.append(accepted)
 
     def _choose(self) -> None:
         """As many of the proposals as are to be left, by their whole weight."""

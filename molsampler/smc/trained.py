@@ -129,12 +129,13 @@ class TrainedSampler:
         """log w (B,) of trajectories noised from states x (B, D) with log R (B,); over R / Z their mean is the EUBO."""
         return score_states(self.policy, self.process.sample_path(x, generator), log_r).log_weights()
 
-    @torch.no_grad()
     def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N; InputError where the target has conditions."""
+        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N, with a graph where x has one; InputError where the
+        target has conditions."""
         self._of_one_density()
-        log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
-        return self.twist(x, n, self.log_z, log_r)
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+            log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
+            return self.twist(x, n, self.log_z, log_r)
 
     def _of_one_density(self) -> None:
         if self.process.space.conditional:

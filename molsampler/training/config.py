@@ -246,6 +246,16 @@ class TrainConfig:
                 'denoised by the fixed process: use balanced = "all", or "nothing"'
             )
         self._check_teacher_and_twist()
+        if self.smc.moves and self.twist.partial_energy:
+            raise InputError(
+                f"smc.moves = {self.smc.moves} needs the twist's gradient, and twist.partial_energy = true puts the "
+                "energy into it: leave one of them out"
+            )
+        if self.smc.moves and self.schedule.torsions == "first":
+            raise InputError(
+                f"smc.moves = {self.smc.moves} would move angles that are not drawn yet: use schedule.torsions = "
+                '"joint", or smc.moves = 0'
+            )
         if space is not None and space.conditional:
             self._check_conditional()
         if self.warm_updates == 0 and self.updates == 0:

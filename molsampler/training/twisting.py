@@ -33,10 +33,10 @@ class TwistTraining:
     ) -> None:
         self.learner, self.target, self.bounded, self.config = learner, target, bounded, config
 
-    @torch.no_grad()
     def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of the learning twist at states x (B, D)."""
-        return self.learner.log_twist(x, n, self._bounded_log_r(x) if self.learner.twist.needs_energy else None)
+        """log F_n(x), (B,), of the learning twist at states x (B, D), with a graph where they have one."""
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+            return self.learner.log_twist(x, n, self._bounded_log_r(x) if self.learner.twist.needs_energy else None)
 
     def with_flow(self, trajectories: Trajectories, ends: tuple[int, ...]) -> Trajectories:
         """The trajectories with the twist's log F at these chunk ends, in one call of its network."""

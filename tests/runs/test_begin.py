@@ -33,6 +33,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "minutes": ({"train": {"minutes": -1.0}}, "minutes = -1.0"),
     "no minutes": ({"train": {"minutes": float("nan")}}, "minutes = nan"),
     "nothing to train": ({"train": {"warm_updates": 0, "updates": 0}}, "train nothing"),
+    "moved angles": ({"train": {"smc": {"moves": 2}}}, "not drawn yet"),
+    "moved by energy": (
+        {"train": {"smc": {"moves": 2}, "twist": {"partial_energy": True}, "schedule": {"torsions": "joint"}}},
+        "partial_energy = true puts the energy into it",
+    ),
     "chunk": ({"train": {"smc": {"chunk": 5}}}, "chunk of 5 steps does not divide the 12"),
     "kernel": ({"train": {"anneal": {"kernel": "gibbs"}}}, "'gibbs'"),
     "process": ({"train": {"schedule": {"process": "brownian", "torsions": "joint"}}}, "brownian"),

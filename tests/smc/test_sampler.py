@@ -46,6 +46,7 @@ CASES = {
     "always resampling": SMCConfig(chunk=2, kappa=1.1, gamma=0.0),
     "tempering": SMCConfig(chunk=1, kappa=0.9, gamma=0.7),
     "uniform resampling": SMCConfig(chunk=2, kappa=1.1, gamma=1.0),
+    "moves": SMCConfig(chunk=1, kappa=0.7, gamma=0.0, moves=2),
     "proposals": SMCConfig(chunk=2, kappa=0.0, proposals=3),
     "proposals, resampling": SMCConfig(chunk=1, kappa=0.9, gamma=0.5, proposals=2),
 }
