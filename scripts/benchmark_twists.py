@@ -63,7 +63,8 @@ def main(
         for loss in losses:
             with synthetic.resume(DensityRunDirectory.claim(path, resume=True), say=lambda text: None) as run:
                 fit(run.trainer, loss, updates)
-                for kappa, steps in ((kappa, steps) for kappa in kappas for steps in (moves if kappa else (0,))):
+                ways = [(kappa, steps) for kappa in kappas for steps in (moves if kappa else (0,))]
+                for kappa, steps in ways:
                     log_z, resampled = repeated(run.trainer.sampler(), kappa, steps, passes, particles)
                     spread, truth = float(log_z.std()), run.target.log_z
                     whole = float(log_z.logsumexp(0)) - math.log(passes)
