@@ -15,6 +15,9 @@ from molsampler.basis.log_weights import UnionLogWeights
 from molsampler.basis.resampling import multinomial, systematic
 
 Priority = Literal["importance", "uniform", "rank"]
+COLUMNS = ("x", "score", "log_r", "log_w")
+RENEWED = 10
+"""log Z(c) of all states is a network's answer for each of them, and moves little from one update to the next."""
 _RANK_SHARE = 0.01  # Tripp et al. (2020); Sendera et al. (2024) use the same for diffusion samplers
 
 
@@ -43,7 +46,8 @@ class ReplayBuffer:
 
     capacity : states kept, here; gamma : tempering goal; refresh : draws between two updates of lambda
     log_z : log Z(c) of states (S, D) as it is learnt, where they differ in a condition c: priorities are then by
-        w / Z(c) and R / Z(c), which alone compare states of different conditions; what is stored is w itself
+        w / Z(c) and R / Z(c), which alone compare states of different conditions; what is stored is w itself. It is
+        asked when a state enters, and of all states at every RENEWED-th update of lambda
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class ReplayBuffer:
         self.score = torch.zeros(capacity, dim, device=device)
         self.log_r = torch.zeros(capacity, device=device)
         self.log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
+        self.offset = None if log_z is None else torch.zeros(capacity, device=device)  # log Z(c) by state
         self.size = self.head = 0
         self.rejected = 0
         self._proposal: Tensor | None = None  # (S,) of one draw from this shard
@@ -87,6 +92,8 @@ class ReplayBuffer:
         slots = (self.head + torch.arange(n, device=self.x.device)) % self.capacity
         self.x[slots], self.score[slots] = x[keep], score[keep]
         self.log_r[slots], self.log_w[slots] = log_r[keep], log_w[keep].double()
+        if self.offset is not None:
+            self.offset[slots] = self._asked(x[keep])
         self.head = (self.head + n) % self.capacity
         self.size = min(self.size + n, self.capacity)
         self._proposal = None
@@ -103,6 +110,9 @@ class ReplayBuffer:
         if not held:
             raise ValueError("the replay buffer is empty")
         refresh = self.priority == "importance" and self._draws % self.refresh == 0
+        if self.offset is not None and self._draws % (RENEWED * self.refresh) == 0:
+            self.offset[: self.size] = self._asked(self.x[: self.size])
+            stale = True
         self._draws += 1
         if refresh:
             self.exponent = UnionLogWeights(self._relative(self.log_w)).tempering_exponent(self.gamma)
@@ -139,11 +149,16 @@ class ReplayBuffer:
         mass = ranks.stacked(share.sum())
         return share / share.sum(), mass / mass.sum()
 
-    @torch.no_grad()
     def _relative(self, values: Tensor) -> Tensor:
         """log w or log R (S,) of the states kept, relative to log Z(c) where there are conditions."""
         values = values[: self.size]
-        return values if self._log_z is None else values - self._log_z(self.x[: self.size])
+        return values if self.offset is None else values - self.offset[: self.size]
+
+    @torch.no_grad()
+    def _asked(self, x: Tensor) -> Tensor:
+        """log Z(c) of states x (M, D) as it is now."""
+        assert self._log_z is not None
+        return self._log_z(x)
 
     def add_descendants(self, parents: Batch, frames: list[tuple[Tensor, Tensor, Tensor]]) -> int:
         """Store what local moves made of M drawn parents: F frames of (x, log_r, score), in the parents' order.
@@ -166,11 +181,7 @@ class ReplayBuffer:
     def state_dict(self) -> dict:
         """The states kept, on this rank, and what the next draw depends on."""
         n = self.size
-        names = ("x", "score", "log_r", "log_w")
-        state = {name: getattr(self, name)[:n].clone() for name in names}
-        if self._log_z is not None and self._proposal is not None:  # made by a log Z(c) that has moved on since
-            state |= {"proposal": self._proposal, "shares": self._shares}
-        return state | {
+        return {name: getattr(self, name)[:n].clone() for name in self._columns} | {
             "size": n,
             "head": self.head,
             "rejected": self.rejected,
@@ -178,13 +189,17 @@ class ReplayBuffer:
             "exponent": self.exponent,
         }
 
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What is kept of every state."""
+        return COLUMNS if self.offset is None else (*COLUMNS, "offset")
+
     def load_state_dict(self, state: dict) -> None:
         n = state["size"]
-        for name in ("x", "score", "log_r", "log_w"):
+        for name in self._columns:
             getattr(self, name)[:n] = state[name]
         self.size, self.head, self.rejected = n, state["head"], state["rejected"]
-        self._draws, self.exponent = state["draws"], state["exponent"]
-        self._proposal, self._shares = state.get("proposal"), state.get("shares")
+        self._draws, self.exponent, self._proposal = state["draws"], state["exponent"], None
 
 
 def dealt(states: list[dict], rank: int, size: int, capacity: int) -> dict:
@@ -198,7 +213,7 @@ def dealt(states: list[dict], rank: int, size: int, capacity: int) -> dict:
     mine = age.argsort(stable=True)[rank::size][-capacity:]
     dealt = {
         name: torch.cat([s[name][order] for s, order in zip(states, by_age, strict=True)])[mine]
-        for name in ("x", "score", "log_r", "log_w")
+        for name in (*COLUMNS, *(["offset"] if "offset" in states[0] else []))
     }
     return dealt | {
         "size": len(mine),
