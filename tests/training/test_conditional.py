@@ -13,7 +13,7 @@ from molsampler.basis.settings import change
 from molsampler.diffusion.trajectories import Trajectories
 from molsampler.runs.methods import ARMS, apply_arm
 from molsampler.targets.conditional import LinearGaussian
-from molsampler.training.buffer import ReplayBuffer
+from molsampler.training.buffer import RENEWED, ReplayBuffer
 from molsampler.training.config import TrainConfig
 from molsampler.training.objectives import log_variance, trajectory_balance
 from molsampler.training.trainer import Trainer
@@ -139,6 +139,45 @@ def test_replay_is_relative_to_z_of_the_condition():
             shares.append(float(drawn.x[:, 1].mean()))
         assert shares[0] == pytest.approx(0.5, abs=4.5 * 0.5 / 4000**0.5 + 0.02 * (priority == "rank"))
         assert shares[1] == 0.0 if priority == "importance" else shares[1] < 0.2
+
+
+def test_log_z_of_kept_states_is_asked_when_they_enter_and_now_and_then():
+    """Two halves of equal weights; a log Z(c) that moves shows in states that enter, and in the others after RENEWED
+    updates of lambda; a buffer that is stored and loaded between goes on alike."""
+    moved = [0.0]
+
+    def log_z(x: torch.Tensor) -> torch.Tensor:
+        return moved[0] * x[:, 1]
+
+    def made() -> ReplayBuffer:
+        return ReplayBuffer(300, 2, 0.0, refresh=2, log_z=log_z)
+
+    def share(buffer: ReplayBuffer) -> float:
+        """Probability of the second half among the first hundred."""
+        buffer.draw(1, seeded(0))
+        proposal = buffer._proposal[:100]
+        return float(proposal[50:].sum() / proposal.sum())
+
+    def add(buffer: ReplayBuffer, n: int, second: float) -> None:
+        x = torch.cat([torch.zeros(n, 1), torch.full((n, 1), second)], 1)
+        buffer.add(x, torch.zeros(n), torch.zeros(n, 2), torch.zeros(n, dtype=torch.float64))
+
+    buffer = made()
+    add(buffer, 50, 0.0)
+    add(buffer, 50, 1.0)
+    assert share(buffer) == pytest.approx(0.5)
+    moved[0] = -2.0
+    add(buffer, 10, 1.0)
+    assert share(buffer) == pytest.approx(0.5)
+    assert float(buffer._proposal[100]) > 1.01 * float(buffer._proposal[60])  # a new one, by log Z(c) as it is now
+    again = made()
+    again.load_state_dict(buffer.state_dict())
+    for _ in range(2 * RENEWED - 3):
+        assert share(buffer) == share(again) == pytest.approx(0.5)
+    for _ in range(2):
+        last = share(buffer)
+        assert last == share(again)
+    assert last > 0.55
 
 
 def test_batches_come_in_groups_and_local_moves_keep_conditions():
