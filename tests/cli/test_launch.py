@@ -23,7 +23,7 @@ from molsampler.runs import synthetic as runs
 from molsampler.runs.density import DensityRunDirectory, load_samples
 from molsampler.runs.synthetic_config import SyntheticConfig
 from molsampler.store.config_file import read_toml
-from molsampler.store.run_directory import RESULTS, RunDirectory
+from molsampler.store.run_directory import RESULTS, TEMPERATURES, RunDirectory
 from tests import tiny
 from tests.folders import contents
 
@@ -193,6 +193,44 @@ def test_a_molecule_from_end_to_end_by_two_processes(tmp_path, capfd):
     assert cli.main(["train", "gly", "--resume", "--processes", "3", "--minutes", "0.1", *common]) == 0
     assert len(checkpoint(run)["others"]) == 2 and checkpoint(run)["done"] > 16
     assert run.load_metrics()["updates"]["value"] == checkpoint(run)["done"]
+
+
+@pytest.mark.slow
+def test_several_temperatures_by_two_processes(tmp_path, capfd):
+    """Trained by two, sampled at another temperature by two, gone on with by one: every rank has the same guess of
+    log Z(T), and its part of the samples of every temperature is there."""
+    ladder = {"hottest": 500.0, "states": 128, "moves": 2, "looked_at": 3, "samples": 40}
+    (tmp_path / "brief.toml").write_text(tiny.toml(tiny.merged(tiny.BRIEF, {"ladder": ladder})))
+    run = RunDirectory(tmp_path / "run")
+    common = ["--out", str(run.path), "--quiet"]
+    assert cli.main(["train", "gly", "--config", str(tmp_path / "brief.toml"), "--processes", "2", *common]) == 0
+    with np.load(run / TEMPERATURES, allow_pickle=False) as archive:
+        assert np.array_equal(np.unique(archive["temperature"], return_counts=True)[1], [40, 40, 40])
+        assert len(np.unique(archive["potential_energy"])) > 110
+    coordinates = torch.load(run / "checkpoint.pt", weights_only=True)["coordinates"]
+    assert float(coordinates["guess"].abs().max()) > 1.0
+    assert cli.main(["sample", str(run.path), "-n", "130", "--temperature", "400", "--quiet"]) == 0
+    samples = run.load_samples()
+    assert samples.temperature == 400.0 and len(np.unique(samples.potential_energy)) > 120
+    assert cli.main(["train", "gly", "--resume", "--processes", "1", "--minutes", "0.1", *common]) == 0
+    assert "others" not in checkpoint(run) and checkpoint(run)["done"] > 16
+
+
+@pytest.mark.slow
+def test_conditions_by_two_processes(tmp_path, capfd):
+    """SMC passes of one condition on each rank, replay by w / Z(c) over both shards; gone on with by one."""
+    values = tiny.merged(tiny.SYNTHETIC, {"train": {"updates": 40}})
+    (tmp_path / "tiny.toml").write_text(tiny.toml(values))
+    out = tmp_path / "run"
+    common = ["linear-gaussian", "--arms", "tb+smc+iw", "--out", str(out), "--quiet", "--threads", "1"]
+    assert synthetic.main([*common, "--config", str(tmp_path / "tiny.toml"), "--processes", "2"]) == 0
+    run = DensityRunDirectory(out)
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["trainer"]
+    assert len(state["others"]) == 1 and sum(int(row["smc_runs"]) for row in run.read_metrics_rows()) > 0
+    for held in (state["behaviours"]["buffer"], state["others"][0]["behaviours"]["buffer"]):
+        assert held["size"] == len(held["offset"]) > 0 and float(held["offset"].std()) > 0.0
+    assert run.load_metrics()["conditions"]["value"] == 64.0
+    assert synthetic.main([*common, "--resume", "--processes", "1", "--minutes", "0.05"]) == 0
 
 
 SCRIPT = """
