@@ -112,7 +112,7 @@ def test_log_z_by_annealed_smc(name):
     runs = [annealed_smc(found.log_prob_and_score, found.space, config, seeded(6 + k)).log_z for k in range(6)]
     relative = (torch.tensor(runs, dtype=torch.float64) - found.log_z).exp()
     assert float(relative.std()) < 0.6
-    assert_mean(relative, 1.0)
+    assert_mean(relative, 1.0, bound=9.7)  # Student's t of five degrees is beyond once in 10,000
 
 
 def test_bad_data_are_refused():

@@ -129,4 +129,4 @@ def test_log_z_of_the_saplings():
     ]
     relative = (torch.tensor(runs, dtype=torch.float64) - target.log_z).exp()
     assert float(relative.std()) < 1.0
-    assert_mean(relative, 1.0)
+    assert_mean(relative, 1.0, bound=9.7)  # Student's t of five degrees is beyond once in 10,000
