@@ -34,7 +34,8 @@ class Options:
 
     target: Annotated[str, tyro.conf.Positional]
     """gmm40-2d, gmm40-5d, gmm40-50d, gmm40-2d-softplus, gmm25, funnel-10d, manywell-32d, manywell-64d, student-2d,
-    student-50d, robot-arm-4, cox-16; with conditions: linear-gaussian, vae-digits, for arms from scratch."""
+    student-50d, robot-arm-4, cox-16, cox-40, logistic-cancer, logistic-digits; with conditions: linear-gaussian,
+    vae-digits, for arms from scratch."""
     arms: tuple[str, ...] = ("default",)
     """Method arms; an unknown name lists all of them. More than one, or more than one seed, makes a table."""
     seeds: tuple[int, ...] = (0,)

@@ -86,7 +86,7 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "vae": {"evaluation_samples": 4096, "policy": {"width": 192}, "replay": {"capacity": 40_000}},
 }
 _SAMPLES = {"vae-digits": 51_200}  # 256 for each held-out condition
-_CHARTS: dict[str, Standardise] = {"funnel": "sinh", "student": "sinh", "cox": "prior"}
+_CHARTS: dict[str, Standardise] = {"funnel": "sinh", "student": "sinh", "cox": "prior", "logistic": "full"}
 
 
 def synthetic_config(target: str) -> SyntheticConfig:

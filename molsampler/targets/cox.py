@@ -2,8 +2,8 @@
 
 Moeller, Syversveen and Waagepetersen, "Log Gaussian Cox processes" (Scandinavian Journal of Statistics 25, 1998), with
 the grid of Heng et al., "Controlled sequential Monte Carlo" (Annals of Statistics 48, 2020), on which the literature on
-samplers builds. There the counts are those of 126 pine saplings on a 40 x 40 grid; here they were drawn once from the
-model itself, so log Z cannot be compared with the literature's.
+samplers builds. There the counts are those of 126 pine saplings on a 40 x 40 grid (`pines.py`); here they were drawn
+once from the model itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CoxProcess(SyntheticTarget):
     def __init__(self, counts: Tensor | None = None) -> None:
         standard = counts is None
         if standard:
-            counts = torch.tensor([[int(digit) for digit in row] for row in COUNTS.split()])
+            counts = grid(COUNTS)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or bool((counts < 0).any()):
             raise InputError(f"counts have shape {tuple(counts.shape)}; give a square grid of numbers from 0 on")
         side = len(counts)
@@ -162,6 +162,11 @@ def prior_cholesky(side: int) -> Tensor:
     line = torch.arange(side, dtype=torch.float64)
     cells = torch.cartesian_prod(line, line)
     return torch.linalg.cholesky(VARIANCE * (-torch.cdist(cells, cells) / (side * LENGTH)).exp())
+
+
+def grid(rows: str) -> Tensor:
+    """(side, side) counts from rows of digits."""
+    return torch.tensor([[int(digit) for digit in row] for row in rows.split()])
 
 
 def draw_counts(side: int, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.space import LOG_2PI, wrap_angle
+from molsampler.targets.proposal import StudentProposal, by_rejection
 from molsampler.targets.synthetic_target import SyntheticTarget, nearest
 
 LOG_Z, LOG_Z_ERROR = -10.6127, 0.0002
@@ -97,14 +98,7 @@ class PlanarArm(SyntheticTarget):
         Weights have no proven bound, so those above the cap of four times their mean are accepted as if they were at
         it, which is all that is not exact: of a million default arms none was above, the heaviest at 0.71 of the cap.
         """
-        drawn = [torch.empty(0, self.space.dim, dtype=torch.float64, device=generator.device)]
-        missing = n
-        while missing > 0:
-            x, log_w = self.elbow.weighted(generator, int(1.1 * _CAP * missing) + 64)
-            u = torch.rand(len(x), generator=generator, dtype=torch.float64, device=x.device)
-            drawn.append(x[u.log() < log_w - self.elbow.log_cap])
-            missing -= len(drawn[-1])
-        return torch.cat(drawn)[:n]
+        return by_rejection(self.elbow.weighted, self.elbow.log_mean, _CAP, generator, n)
 
 
 class Elbow:
@@ -129,23 +123,19 @@ class Elbow:
             1e-6,
             2.0 * math.pi / links,
         )
-        self.mean = torch.full((width,), even_bend, dtype=torch.float64)
-        self.factor = float(arm.prior_std[1]) * torch.eye(width, dtype=torch.float64)
+        even = torch.full((width,), even_bend, dtype=torch.float64)
+        spread = float(arm.prior_std[1]) * torch.eye(width, dtype=torch.float64)
+        self.proposal = StudentProposal(even, spread, _DEGREES)
         generator = torch.Generator().manual_seed(0)  # the fit moves the ESS, never the measure
         for _ in range(_PILOT_ROUNDS):
-            given = self._propose(generator, _PILOT)
+            given = self.proposal.draw(generator, _PILOT)
             weights = LogWeights(self._close(given, generator)[3])
-            share = weights.normalised[:, None]
-            self.mean = (share * given).sum(0)
-            spread = given - self.mean
-            covariance = (share * spread).T @ spread
-            # the little that is added keeps the factor from collapsing while few pilot draws have weight
-            self.factor = torch.linalg.cholesky(covariance + 1e-3 * covariance.diagonal().mean() * torch.eye(width))
-        self.log_cap = weights.log_mean + math.log(_CAP)
+            self.proposal = self.proposal.fitted(given, weights)
+        self.log_mean = weights.log_mean
 
     def weighted(self, generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
         """(n, D) float64 arms and their log-weights (n,) for R: the mean weight is an unbiased estimate of Z."""
-        shape, first, log_first, log_w = self._close(self._propose(generator, n), generator)
+        shape, first, log_first, log_w = self._close(self.proposal.draw(generator, n), generator)
         if not n:
             return torch.cat([first[:, :1], shape], 1), log_w
         picked = torch.multinomial(log_first.softmax(-1), 1, generator=generator)
@@ -176,27 +166,8 @@ class Elbow:
         std = arm.prior_std.to(given)
         log_first = -0.5 * (first / std[0]).square() - std[0].log() - 0.5 * LOG_2PI
         log_shape = -0.5 * (shape / std[1:]).square().sum(1) - std[1:].log().sum() - 0.5 * shape.shape[1] * LOG_2PI
-        log_w = log_shape + log_first.logsumexp(1) - (a * b * gamma.sin()).log() - self._log_density(given)
+        log_w = log_shape + log_first.logsumexp(1) - (a * b * gamma.sin()).log() - self.proposal.log_density(given)
         return shape, first, log_first, torch.where(cosine.abs() < 1.0, log_w, -torch.inf)
-
-    def _propose(self, generator: torch.Generator, n: int) -> Tensor:
-        """(n, D - 2) multivariate Student-t draws of the joints that are given."""
-        device, width = generator.device, len(self.mean)
-        noise = torch.randn(n, width + _DEGREES, generator=generator, dtype=torch.float64, device=device)
-        chi = noise[:, width:].square().sum(1, keepdim=True)
-        return self.mean.to(device) + (noise[:, :width] * (_DEGREES / chi).sqrt()) @ self.factor.to(device).T
-
-    def _log_density(self, given: Tensor) -> Tensor:
-        """(n,) log density of `_propose`."""
-        width, factor = len(self.mean), self.factor.to(given)
-        white = torch.linalg.solve_triangular(factor, (given - self.mean.to(given)).T, upper=False)
-        log_norm = (
-            math.lgamma(0.5 * (_DEGREES + width))
-            - math.lgamma(0.5 * _DEGREES)
-            - 0.5 * width * math.log(_DEGREES * math.pi)
-            - float(self.factor.diagonal().log().sum())
-        )
-        return log_norm - 0.5 * (_DEGREES + width) * torch.log1p(white.square().sum(0) / _DEGREES)
 
 
 def _rigid(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,9 @@ from molsampler.targets.cox import CoxProcess
 from molsampler.targets.digits import VaeDigits
 from molsampler.targets.funnel import Funnel
 from molsampler.targets.gaussian_mixture import FAB_STD, gmm25, gmm40
+from molsampler.targets.logistic import shipped
 from molsampler.targets.many_well import ManyWell
+from molsampler.targets.pines import PineSaplings
 from molsampler.targets.robot_arm import PlanarArm
 from molsampler.targets.student_mixture import StudentMixture
 from molsampler.targets.synthetic_target import SyntheticTarget
@@ -31,6 +33,9 @@ SYNTHETIC: dict[str, Callable[[], SyntheticTarget]] = {
     "student-50d": partial(StudentMixture, 50),
     "robot-arm-4": PlanarArm,
     "cox-16": CoxProcess,
+    "cox-40": PineSaplings,
+    "logistic-cancer": partial(shipped, "cancer"),
+    "logistic-digits": partial(shipped, "digits"),
 }
 
 

@@ -12,13 +12,18 @@ from scipy import stats
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.space import Circle
+from molsampler.smc.annealed import AnnealConfig, annealed_smc
+from molsampler.targets.charted import Charted
+from molsampler.targets.coordinates.affine import Affine
 from molsampler.targets.many_well import ManyWell
+from molsampler.targets.pines import PineSaplings
 from molsampler.targets.robot_arm import Elbow
 from molsampler.targets.synthetic import SYNTHETIC, SyntheticTarget, make_synthetic
 from tests.stochastic import BOUND, assert_mean, seeded
 
-NAMES = list(SYNTHETIC)
-NORMALISED = [name for name in NAMES if name.startswith(("gmm", "student", "funnel"))]
+# the largest takes a minute for its samples
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "cox-40" else name for name in SYNTHETIC]
+NORMALISED = [name for name in SYNTHETIC if name.startswith(("gmm", "student", "funnel"))]
 
 
 @cache
@@ -30,7 +35,8 @@ def target(name: str) -> SyntheticTarget:
 def samples(name: str) -> torch.Tensor:
     """Float64; fewer where they cost more."""
     dim = target(name).space.dim
-    return target(name).sample(seeded(1), 20_000 if dim < 50 else 4000 if dim < 100 else 1000)
+    n = 4000 if dim >= 50 or name.startswith("logistic") else 20_000
+    return target(name).sample(seeded(1), n if dim < 100 else 1000)
 
 
 def points(name: str, n: int = 4) -> torch.Tensor:
@@ -94,6 +100,22 @@ def test_stein_identity(name):
     assert_mean(score * (x - target(name).centre), -1.0)
 
 
+def gaussian_draws(found: PineSaplings, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the Gaussian with the highest ELBO, ESS 6 %."""
+    normal = torch.distributions.MultivariateNormal(*found.gaussian)
+    x = found.gaussian[0] + torch.randn(n, 1600, generator=seeded(4), dtype=torch.float64) @ normal.scale_tril.T
+    return x, found.log_prob(x) - normal.log_prob(x)
+
+
+def annealed_draws(found: SyntheticTarget) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every second particle of a run of annealed SMC: moved for so long at the target that they are independent."""
+    config = AnnealConfig(particles=4000, ess=0.5, moves=4, last_moves=60, kernel="mala")
+    mode, hessian = found.mode
+    chart = Charted(found, Affine(mode, torch.linalg.cholesky(torch.linalg.inv(hessian))))
+    x = annealed_smc(chart.log_prob_and_score, chart.space, config, seeded(4), explore=False).state.x[::2].double()
+    return chart.coordinates.to_natural(x)[0], torch.zeros(len(x), dtype=torch.float64)
+
+
 def independent(name: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(n, D) draws by another method than `sample`, with log-weights (n,): numpy and scipy, or importance sampling."""
     found, rng = target(name), np.random.default_rng(3)
@@ -102,6 +124,10 @@ def independent(name: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         return Elbow(found, 3).weighted(seeded(4), n)
     if name == "cox-16":
         return found.weighted(seeded(4), 3000)
+    if name == "cox-40":
+        return gaussian_draws(found, 4000)
+    if name.startswith("logistic"):
+        return annealed_draws(found)
     if name.startswith("funnel"):
         first = rng.normal(0.0, 3.0, (n, 1))
         x = np.concatenate([first, rng.normal(0.0, np.exp(first / 2.0), (n, dim - 1))], 1)
@@ -169,7 +195,7 @@ def test_mixtures_are_those_of_the_literature():
     assert len(target("gmm25").modes.unique(dim=0)) == 25 and target("gmm25").std == 0.3**0.5
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("gmm", "student"))])
+@pytest.mark.parametrize("name", [name for name in SYNTHETIC if name.startswith(("gmm", "student"))])
 def test_modes_of_mixtures(name):
     found, x = target(name), samples(name)
     assert found.n_modes == found.count_modes(x) == len(found.modes)
@@ -187,7 +213,7 @@ def test_modes_of_mixtures(name):
 
 
 def test_targets_without_modes():
-    for name in ("funnel-10d", "manywell-32d", "cox-16"):
+    for name in ("funnel-10d", "manywell-32d", "cox-16", "logistic-cancer"):
         assert target(name).n_modes is None and target(name).count_modes(samples(name)) == 0
 
 
@@ -212,6 +238,6 @@ def test_many_well_by_quadrature():
 
 
 def test_unknown_name_lists_the_names():
-    with pytest.raises(InputError, match="'gmm41'.*gmm40-2d, .*cox-16"):
+    with pytest.raises(InputError, match="'gmm41'.*gmm40-2d, .*cox-16.*logistic-digits"):
         make_synthetic("gmm41")
     assert make_synthetic("gmm25").counter is not make_synthetic("gmm25").counter
