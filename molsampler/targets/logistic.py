@@ -109,7 +109,7 @@ class LogisticRegression(SyntheticTarget):
     def sample(self, generator: torch.Generator, n: int) -> Tensor:
         """(n, D) float64 independent samples on the generator's device, by rejection from weighted draws.
 
-        Weights above the cap are accepted as if they were at it, which is all that is not exact: 0.1 % of their sum at
+        Weights above the cap are accepted as if they were at it, which is all that is not exact: 0.13 % of their sum at
         most for the shipped data.
         """
         return by_rejection(self.weighted, self.proposal[1], CAP, generator, n)
