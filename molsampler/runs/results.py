@@ -56,8 +56,8 @@ def sample(
     """Draw weighted samples with the averaged policy, rescore them by OpenMM's Reference platform, and write them:
     every rank draws and rescores its portion, and the first one writes all (collective).
 
-    temperature : in kelvin, of a policy for a range of temperatures, which draws at several others in files of their
-        own too; the molecule's where left out
+    temperature : in kelvin, of a policy for a range of temperatures; where left out the molecule's, and several others
+        in files of their own
     n, sampler, seed : the configuration's where left out. Training can go on afterwards: nothing that learns is
         touched.
     """
@@ -83,7 +83,8 @@ def sample(
         distinct_ancestors=_gathered(_array(drawn.distinct_ancestors)),
         temperature=None if temperature == job.molecule.temperature else temperature,
     )
-    sample_temperatures(job, rescore, _generator(job, 3, seed))
+    if temperature is None:
+        sample_temperatures(job, rescore, _generator(job, 3, seed))
     ranks.from_first(None)  # what others read is written
     job.timings["sampling"] = time.perf_counter() - begun
 

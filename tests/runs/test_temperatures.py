@@ -76,6 +76,7 @@ def test_samples_of_any_temperature_between_are_those_of_its_density(config, tmp
             with pytest.raises(InputError, match="choose one from 280 to 500 K"):
                 results.sample(job, 80, temperature=wrong, progress=False)
     assert samples.temperature == 400.0 and len(samples.log_weights) == 80
+    assert not (tmp_path / "run" / "temperatures.npz").exists()  # those come with samples of the molecule's own
     inside = np.isfinite(samples.log_prob)
     expected = -samples.potential_energy / thermal_energy(400.0) + log_det.numpy()
     np.testing.assert_allclose(samples.log_prob[inside], expected[inside], atol=0.05)
