@@ -101,7 +101,7 @@ class Options:
         if not self.resume:
             return runs.begin(self.resolve(system), out, overwrite=self.overwrite, say=say)
         for name in ("preset", "config", "overwrite", "hottest", "coldest"):
-            if getattr(self, name):
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"--resume goes on with the configuration of the run in '{out}': leave out --{name}")
         return runs.go_on(
             out,

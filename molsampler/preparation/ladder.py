@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from molsampler.basis import ranks
+from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
-from molsampler.basis.settings import POSITIVE, setting
+from molsampler.basis.settings import setting
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.mala import mala
@@ -33,16 +34,14 @@ class LadderConfig:
     )  # fmt: skip
     coldest: float = setting(0.0, "and down to this one; 0 for the system's own", low=0.0, unit="K")
     ratio: float = setting(
-        1.1, "of the temperatures of two rungs, by which states for training are made", above=1.0, high=2.0,
-        needs={"hottest": POSITIVE},
-    )  # fmt: skip
-    states: int = setting(8192, "that training begins with, over all rungs", low=2, needs={"hottest": POSITIVE})
-    moves: int = setting(10, "steps of MALA at a rung", low=1, needs={"hottest": POSITIVE})
-    looked_at: int = setting(
-        7, "temperatures, evenly spaced in log T, at which the policy is judged at the end", low=2,
-        needs={"hottest": POSITIVE},
-    )  # fmt: skip
-    samples: int = setting(4000, "samples at each of these", low=2, needs={"hottest": POSITIVE})
+        1.1, "of the temperatures of two rungs, by which states for training are made", above=1.0, high=2.0
+    )
+    states: int = setting(
+        8192, "that training begins with, over all rungs, of each at most as many as annealing has particles", low=2
+    )
+    moves: int = setting(10, "steps of MALA at a rung", low=1)
+    looked_at: int = setting(7, "temperatures, evenly spaced in log T, at which the policy is judged at the end", low=2)
+    samples: int = setting(4000, "samples at each of these", low=2)
 
     @property
     def asked(self) -> bool:
@@ -120,6 +119,10 @@ def _climbed(
     """The rung at another temperature, and the ESS, a fraction, of the way there."""
     moved = _evaluated(target, _heated(rung.state.x, temperature))
     weights = LogWeights(moved.log_r.double() - rung.state.log_r.double())
+    if weights.collapsed:
+        raise InputError(
+            f"no state of {rung.temperature:.0f} K is on the support at {temperature:.0f} K: make ladder.ratio smaller"
+        )
     picked = systematic(generator, weights.normalised, len(moved.x))
     state = ChainState(moved.x[picked], moved.log_r[picked], moved.score[picked])
     scale = ProposalScale.from_scores(state.score)
@@ -143,8 +146,10 @@ def _spread(
         log_w.append(rung.log_z + (parts[-1].log_r - rung.state.log_r[picked]).double())
     state = ChainState(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "log_r", "score")))
     weights = torch.cat(log_w)
-    inside = torch.isfinite(state.log_r)  # a conformation may be stretched off the support
-    return ChainState(state.x[inside], state.log_r[inside], state.score[inside]), weights[inside]
+    kept = torch.isfinite(state.log_r).nonzero()[:, 0]  # a conformation may be stretched off the support
+    # in no order, for a buffer that forgets the oldest
+    kept = kept[torch.randperm(len(kept), generator=generator, device=kept.device)]
+    return ChainState(state.x[kept], state.log_r[kept], state.score[kept]), weights[kept]
 
 
 def _heated(x: Tensor, temperature: Tensor | float) -> Tensor:

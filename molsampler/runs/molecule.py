@@ -41,7 +41,7 @@ from molsampler.runs.loop import (
     tell_idle,
     write_config,
 )
-from molsampler.runs.molecule_config import RunConfig, check
+from molsampler.runs.molecule_config import SEVERAL, RunConfig, check
 from molsampler.smc.annealed import Prefill
 from molsampler.smc.trained import Drawn
 from molsampler.store.checkpoint import read_checkpoint, restoring
@@ -76,9 +76,10 @@ class Job(TrainingRun):
         chart = self.target.coordinates
         assert isinstance(chart, TemperatureChart)
         found = torch.linspace(math.log(chart.coldest), math.log(chart.hottest), self.config.ladder.looked_at).exp()
-        if len(found[1:-1].round().unique()) == len(found) - 2:
-            found[1:-1] = found[1:-1].round()
         found[0], found[-1] = chart.coldest, chart.hottest
+        whole = torch.cat([found[:1], found[1:-1].round(), found[-1:]])
+        if bool((whole.diff() > 0.0).all()):
+            found = whole
         return found[:, None].to(chart.device)
 
     def drawing(
@@ -88,19 +89,22 @@ class Job(TrainingRun):
         molecule's own; InputError for another."""
         own, chart = self.molecule.temperature, self.target.coordinates
         kelvin = own if temperature is None else temperature
-        draw = super().drawing(sampler, generator)
         if not isinstance(chart, TemperatureChart):
             if kelvin != own:
                 raise InputError(
                     f"temperature = {kelvin:g}: this run was trained for {own:g} K alone; train one with --hottest or "
                     "--coldest to sample at others"
                 )
-            return draw
+            return super().drawing(sampler, generator)
+        if sampler == "smc":
+            raise InputError(f'sampler = "smc" is not possible {SEVERAL}: use "policy"')
         if not chart.coldest <= kelvin <= chart.hottest:
             raise InputError(
                 f"temperature = {kelvin:g} is not among those that this run was trained for: choose one from "
                 f"{chart.coldest:g} to {chart.hottest:g} K"
             )
+
+        draw = super().drawing(sampler, generator)
 
         def at_one(n: int, generator: torch.Generator, on_chunk: Callable[[int], None] = lambda done: None) -> Drawn:
             return draw(n, generator, on_chunk, torch.full((n, 1), kelvin, device=self.config.device))

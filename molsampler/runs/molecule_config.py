@@ -39,6 +39,9 @@ balance trains the torsions, whose density regression on replayed states learns 
 denoising with SOAP, whose gradients are far less noisy (docs/BENCHMARKS.md)."""
 
 
+SEVERAL = "for a run at several temperatures"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run on a molecule."""
@@ -95,7 +98,7 @@ def check(config: RunConfig) -> None:
 
 def _check_ladder(config: RunConfig, molecule: Molecule, chart: Chart) -> None:
     """InputError for a range of temperatures that cannot be had."""
-    ladder, train, several = config.ladder, config.train, "at several temperatures"
+    ladder, train = config.ladder, config.train
     coldest, hottest = ladder.bounds(molecule.temperature)
     if coldest == hottest:
         raise InputError(
@@ -105,19 +108,25 @@ def _check_ladder(config: RunConfig, molecule: Molecule, chart: Chart) -> None:
     train.check(TemperatureChart(chart, molecule.temperature, coldest, hottest).space)
     if config.pieces.chains and len(piece_torsions(molecule)):
         raise InputError(
-            f"'{molecule.name}' may be in several pieces, which are not sampled {several}: use pieces.chains = 0 for "
-            "the conformer of the input structure, or leave out ladder.hottest and ladder.coldest"
+            f"'{molecule.name}' may be in several pieces, which are not sampled {SEVERAL}: {_one_piece(molecule)}, or "
+            "leave out ladder.hottest and ladder.coldest"
         )
-    refused = {
-        "sampler": (config.sampler, "smc", "policy"),
-        "train.moves.kind": (train.moves.kind, "md", "mala"),
-        "train.start": (train.start, "scratch", "annealed"),
-        "train.objective": (train.objective, "reverse_kl", "tb"),
-        "train.objective ": (train.objective, "log_variance", "tb"),
-    }
-    for name, (value, bad, good) in refused.items():
+    for name, value, bad, good in (
+        ("sampler", config.sampler, "smc", "policy"),
+        ("train.moves.kind", train.moves.kind, "md", "mala"),
+        ("train.start", train.start, "scratch", "annealed"),
+        ("train.objective", train.objective, "reverse_kl", "tb"),
+        ("train.objective", train.objective, "log_variance", "tb"),
+    ):
         if value == bad:
-            raise InputError(f'{name.strip()} = "{bad}" is not possible {several}: use "{good}"')
+            raise InputError(f'{name} = "{bad}" is not possible {SEVERAL}: use "{good}"')
+
+
+def _one_piece(molecule: Molecule) -> str:
+    """How a molecule that may be in pieces is kept in one."""
+    if molecule.free_amides:
+        return 'leave out amides = "free" in its system.toml'
+    return "use pieces.chains = 0 for the conformer of the input structure"
 
 
 def _check_pieces(config: RunConfig, molecule: Molecule) -> None:

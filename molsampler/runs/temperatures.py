@@ -26,15 +26,23 @@ def sample_temperatures(job: Job, rescore: Rescore, generator: torch.Generator) 
     """
     if not isinstance(job.target, TemperatureTarget):
         return
+    _forget(job)
     given = job.temperatures().repeat_interleave(job.config.ladder.samples, 0)
     with job.target.counter.purpose("analysis"):
         drawn = job.trainer.sampler().draw(len(given), generator, given=given)
     positions, energies, log_prob = rescore(job, drawn.x)
-    temperature = drawn.x[:, -1].double().cpu()
+    temperature = (1e4 * drawn.x[:, -1].double().cpu()).round() / 1e4  # as float32 holds it otherwise
     log_w = torch.as_tensor(log_prob) - drawn.log_ratio.cpu()
     log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
     columns = (torch.as_tensor(part) for part in (positions, temperature, log_w, energies))
     _write(job, *(ranks.gathered(column).numpy() for column in columns))
+
+
+@ranks.first_only
+def _forget(job: Job) -> None:
+    """Those of an earlier policy go before new ones are drawn, and frames never stand beside another draw's weights."""
+    for name in (TEMPERATURES, TEMPERATURES_DCD):
+        (job.run / name).unlink(missing_ok=True)
 
 
 @ranks.first_only
@@ -44,15 +52,24 @@ def _write(
     trajectory = md.Trajectory(positions.astype(np.float32), md.Topology.from_openmm(job.molecule.topology))
     with atomic_path(job.run / TEMPERATURES_DCD) as path:
         trajectory.save_dcd(str(path))
-    write_npz(job.run / TEMPERATURES, temperature=temperature, log_weights=log_weights, potential_energy=energies)
+    write_npz(
+        job.run / TEMPERATURES,
+        temperature=temperature,
+        log_weights=log_weights,
+        potential_energy=energies,
+        updates=np.array(job.trainer.done),
+    )
 
 
 def thermodynamics(job: Job) -> list[Thermodynamics] | None:
-    """What those samples say, in rising order of temperature; None of a run at one temperature."""
+    """What those samples say, in rising order of temperature; None of a run at one temperature, and where the policy
+    has been trained on since."""
     path = job.run / TEMPERATURES
     if not isinstance(job.target, TemperatureTarget) or not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as archive:
+        if int(archive["updates"]) != job.trainer.done:
+            return None
         temperature, log_weights, energies = (
             archive[name] for name in ("temperature", "log_weights", "potential_energy")
         )

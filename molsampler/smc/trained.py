@@ -130,10 +130,10 @@ class TrainedSampler:
         return score_states(self.policy, self.process.sample_path(x, generator), log_r).log_weights()
 
     def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N, with a graph where x has one; InputError where the
-        target has conditions."""
+        """log F_n(x), (B,), of states x (B, D) at step 0 < n < N, with a graph where x has one and the twist holds no
+        energy; InputError where the target has conditions."""
         self._of_one_density()
-        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled() and not self.twist.needs_energy):
             log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
             return self.twist(x, n, self.log_z, log_r)
 

@@ -47,7 +47,7 @@ class ReplayBuffer:
     capacity : states kept, here; gamma : tempering goal; refresh : draws between two updates of lambda
     log_z : log Z(c) of states (S, D) as it is learnt, where they differ in a condition c: priorities are then by
         w / Z(c) and R / Z(c), which alone compare states of different conditions; what is stored is w itself. It is
-        asked when a state enters, and of all states at every RENEWED-th update of lambda
+        asked when a state enters, and of all states at every (RENEWED refresh)-th draw
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class ReplayBuffer:
         self.score = torch.zeros(capacity, dim, device=device)
         self.log_r = torch.zeros(capacity, device=device)
         self.log_w = torch.full((capacity,), -torch.inf, dtype=torch.float64, device=device)
-        self.offset = None if log_z is None else torch.zeros(capacity, device=device)  # log Z(c) by state
+        asks = log_z is not None and priority != "uniform"
+        self.offset = torch.zeros(capacity, device=device) if asks else None  # log Z(c) by state
         self.size = self.head = 0
         self.rejected = 0
         self._proposal: Tensor | None = None  # (S,) of one draw from this shard
@@ -196,8 +197,10 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: dict) -> None:
         n = state["size"]
-        for name in self._columns:
+        for name in COLUMNS:
             getattr(self, name)[:n] = state[name]
+        if self.offset is not None:  # a run of version 0.7 has kept none
+            self.offset[:n] = state["offset"] if "offset" in state else self._asked(self.x[:n])
         self.size, self.head, self.rejected = n, state["head"], state["rejected"]
         self._draws, self.exponent, self._proposal = state["draws"], state["exponent"], None
 

@@ -34,8 +34,10 @@ class TwistTraining:
         self.learner, self.target, self.bounded, self.config = learner, target, bounded, config
 
     def log_twist(self, x: Tensor, n: int) -> Tensor:
-        """log F_n(x), (B,), of the learning twist at states x (B, D), with a graph where they have one."""
-        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+        """log F_n(x), (B,), of the learning twist at states x (B, D), with a graph where they have one
+        and the twist holds no energy."""
+        twist = self.learner.twist
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled() and not twist.needs_energy):
             return self.learner.log_twist(x, n, self._bounded_log_r(x) if self.learner.twist.needs_energy else None)
 
     def with_flow(self, trajectories: Trajectories, ends: tuple[int, ...]) -> Trajectories:

@@ -12,7 +12,7 @@ import torch
 from openmm import unit
 
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import change
+from molsampler.basis.settings import change, without_effect
 from molsampler.basis.units import thermal_energy
 from molsampler.cli.main import Options
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
@@ -22,6 +22,7 @@ from molsampler.runs.molecule import RunConfig
 from molsampler.runs.temperatures import thermodynamics
 from molsampler.targets.temperatures import TemperatureTarget
 from tests import tiny
+from tests.runs.systems import own_gly
 
 LADDER = {"hottest": 500.0, "coldest": 280.0, "states": 128, "moves": 2, "looked_at": 3, "samples": 40}
 BOUNDS = (280.0, 374.0, 500.0)  # 374.17, rounded
@@ -45,6 +46,8 @@ def test_a_run_samples_its_own_temperature_and_several_others(config, tmp_path):
         results.sample(job, progress=False)
         metrics = results.conclude(job)
         rows = thermodynamics(job)
+        job.trainer.done += 1
+        assert thermodynamics(job) is None  # of a policy that has been trained on since
         chart = job.target.coordinates
         assert isinstance(job.target, TemperatureTarget) and isinstance(chart, TemperatureChart)
         own = chart.to_standard(torch.as_tensor(job.run.load_samples().trajectory.xyz))
@@ -75,6 +78,8 @@ def test_samples_of_any_temperature_between_are_those_of_its_density(config, tmp
         for wrong in (200.0, 501.0, float("nan")):
             with pytest.raises(InputError, match="choose one from 280 to 500 K"):
                 results.sample(job, 80, temperature=wrong, progress=False)
+        with pytest.raises(InputError, match='sampler = "smc" is not possible for a run at several temperatures'):
+            results.sample(job, 200, "smc", progress=False)
     assert samples.temperature == 400.0 and len(samples.log_weights) == 80
     assert not (tmp_path / "run" / "temperatures.npz").exists()  # those come with samples of the molecule's own
     inside = np.isfinite(samples.log_prob)
@@ -152,7 +157,7 @@ REFUSED = {
         {"train": {"objective": "log_variance", "batch": {"replay_updates": 0, "per_condition": 4}}},
         "log_v",
     ),
-    "ring": ({"system": "cyclohexanol"}, "several pieces"),
+    "ring": ({"system": "cyclohexanol"}, "use pieces.chains = 0"),
 }
 
 
@@ -164,6 +169,27 @@ def test_what_does_not_go_with_several_temperatures_is_refused(name):
         config = change(config, ladder={"coldest": 0.0})
     with pytest.raises(InputError, match=re.escape(words)):
         molecule.check(config)
+
+
+def test_molecules_with_free_amides_are_refused_by_what_helps(tmp_path):
+    path = own_gly(tmp_path / "free") / "system.toml"
+    path.write_text(path.read_text() + 'amides = "free"\n')
+    config = tiny.molecule_config(system=str(tmp_path / "free"), ladder=LADDER)
+    with pytest.raises(InputError, match='several temperatures: leave out amides = "free"'):
+        molecule.check(config)
+
+
+def test_settings_of_a_ladder_downwards_have_an_effect():
+    assert not without_effect(change(RunConfig(), ladder={"coldest": 250.0, "ratio": 1.05, "samples": 50}))
+
+
+def test_whole_kelvins_only_where_they_are_between_the_ends(config, tmp_path):
+    with molecule.begin(config, tmp_path / "run", say=silent) as job:
+        assert job.temperatures()[:, 0].tolist() == list(BOUNDS)
+        chart = job.target.coordinates
+        chart.coldest, chart.hottest = 300.0, 300.8
+        found = job.temperatures()[:, 0]
+        assert len(found.unique()) == 3 and 300.0 < float(found[1]) < 300.8
 
 
 def test_the_range_is_an_option_of_the_command_line():

@@ -170,6 +170,9 @@ def test_log_z_of_kept_states_is_asked_when_they_enter_and_now_and_then():
     add(buffer, 10, 1.0)
     assert share(buffer) == pytest.approx(0.5)
     assert float(buffer._proposal[100]) > 1.01 * float(buffer._proposal[60])  # a new one, by log Z(c) as it is now
+    older = made()  # a run of version 0.7 kept no log Z(c): it is asked again
+    older.load_state_dict({name: value for name, value in buffer.state_dict().items() if name != "offset"})
+    assert torch.equal(older.offset[:110], log_z(buffer.x[:110]))
     again = made()
     again.load_state_dict(buffer.state_dict())
     for _ in range(2 * RENEWED - 3):

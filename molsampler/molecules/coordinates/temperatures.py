@@ -80,7 +80,7 @@ class TemperatureChart(Coordinates):
     def fit_guess(self, temperatures: Tensor, log_z: Tensor) -> None:
         """Sets `guess` by estimates (R,) of log Z(T) - log Z(T_0) at temperatures (R,), least squares."""
         u = (temperatures.double() / self.reference).log()
-        powers = torch.stack([u ** (k + 1) for k in range(min(DEGREE, int((u != 0.0).sum())))], 1)
+        powers = torch.stack([u ** (k + 1) for k in range(min(DEGREE, int((u.abs() > 1e-6).sum())))], 1)
         fitted = torch.linalg.lstsq(powers, log_z.double()[:, None], driver="gelsd").solution[:, 0]
         self.guess = torch.zeros(DEGREE, dtype=torch.float64)
         self.guess[: len(fitted)] = fitted

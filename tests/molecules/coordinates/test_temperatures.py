@@ -104,6 +104,15 @@ def test_guess_goes_through_a_polynomial_and_is_zero_at_the_molecules_own(made):
     torch.testing.assert_close(made.log_z_guess(t[3:4]), log_z[2:3] / u[2:3] * u[3:4])
 
 
+def test_guess_of_a_temperature_that_float32_does_not_hold(made):
+    """298.15 K in float32 is not T_0 to the last bit; it is no equation of its own for all that."""
+    odd = TemperatureChart(made.chart, 298.15, 298.15, 340.0)
+    t = torch.tensor([298.15, 318.0, 340.0])
+    odd.fit_guess(t, -39.0 * (t.double() / 298.15).log())
+    between = torch.tensor([307.0, 330.0], dtype=torch.float64)
+    torch.testing.assert_close(odd.log_z_guess(between), -39.0 * (between / 298.15).log(), rtol=0.0, atol=1e-3)
+
+
 def test_what_is_stored_comes_back_and_belongs_to_its_temperatures(made):
     molecule = energy_cases.molecule("aldp")
     made.fit_guess(torch.tensor([300.0, 600.0]), torch.tensor([0.0, -14.0]))
