@@ -212,16 +212,17 @@ def test_minutes_before_anything_was_trained_are_the_budget(tmp_path):
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ({"minutes": 0.02, "warm_updates": None, "updates": 3}, {"updates": 3}),
-        ({"minutes": 0.02, "warm_updates": 5, "updates": None}, {"warm_updates": 5}),
-        ({"minutes": 0.02, "warm_updates": None, "updates": None}, {}),
-        ({"minutes": 0.02, "warm_updates": 5, "updates": 3}, {"warm_updates": 5, "updates": 3}),
-        ({"minutes": 0.02, "warm_updates": 0, "updates": None}, {"warm_updates": 0}),
-        ({"minutes": 0.02, "warm_updates": None, "updates": 0}, {"updates": 0}),
+        ({"minutes": 0.2, "warm_updates": None, "updates": 3}, {"updates": 3}),
+        ({"minutes": 0.2, "warm_updates": 5, "updates": None}, {"warm_updates": 5}),
+        ({"minutes": 0.2, "warm_updates": None, "updates": None}, {}),
+        ({"minutes": 0.2, "warm_updates": 5, "updates": 3}, {"warm_updates": 5, "updates": 3}),
+        ({"minutes": 0.2, "warm_updates": 0, "updates": None}, {"warm_updates": 0}),
+        ({"minutes": 0.2, "warm_updates": None, "updates": 0}, {"updates": 0}),
     ],
 )
 def test_numbers_of_updates_stand_and_minutes_decide_the_rest(given, kept, tmp_path, monkeypatch):
-    """What is given is kept, 0 included; what is not takes its own share of the minutes, and no other's."""
+    """What is given is kept, 0 included; what is not takes its own share of the minutes, and no other's. Nothing is
+    trained, so that the minutes may be plenty for a machine with other things to do."""
     config = change(tiny.density_config(), train=given)
     with molsampler.start(target=gaussian(), out=tmp_path / "run", config=config, progress=False, say=silent) as run:
         planned = run.job.config.train
@@ -229,7 +230,7 @@ def test_numbers_of_updates_stand_and_minutes_decide_the_rest(given, kept, tmp_p
             assert getattr(planned, name) == number
         for name in {"warm_updates", "updates"} - kept.keys():
             assert getattr(planned, name) > 10  # an update takes a few milliseconds
-        assert planned.minutes == 0.02 and run.job.trainer.done == 0
+        assert planned.minutes == 0.2 and run.job.trainer.done == 0
         assert read_toml(run.path / "config.toml", molsampler.DensityConfig()).train == planned
 
 
