@@ -44,6 +44,10 @@ class Twist(nn.Module):
         """Whether log F_n holds a share of log R, which `forward` is then to be given."""
         return self.config.partial_energy
 
+    def graph(self, x: Tensor) -> torch.set_grad_enabled:
+        """A context in which log F_n of states x has a graph where they have one and F_n holds no energy."""
+        return torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled() and not self.needs_energy)
+
     def forward(self, x: Tensor, n: Steps, log_z: Tensor, log_r: Tensor | None = None) -> Tensor:
         """log F_n(x), (..., B), of states x (..., B, D) at steps 0 < n < N.
 

@@ -18,7 +18,7 @@ from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.runs import density, synthetic
 from molsampler.runs.density import DensityRun
-from molsampler.runs.given import conditional_row, draw_given, evaluation_generator, learnt_log_z
+from molsampler.runs.given import conditional_row, draw_given, learnt_log_z
 from molsampler.runs.loop import Say
 from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig
@@ -44,15 +44,11 @@ class ConditionalRun(DensityRun):
         """Of samples of the averaged policy for held-out conditions, as `Trainer.evaluate`; what belongs to a condition
         is averaged over them."""
         given = self.target.held_out[:IN_ROWS]
-        generator = evaluation_generator(self.trainer)
+        generator = self.trainer.evaluation_generator()
         n = self.config.train.evaluation_samples // len(given)
-        row = conditional_row(self.trainer, given, self.draw(given, n, generator))
+        row = conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
         exact = self.backward_log_weights(given, n, generator)
         return row if exact is None else row | {"eubo": float(exact.mean())}
-
-    def draw(self, given: Tensor, n: int, generator: torch.Generator) -> Drawn:
-        """As `draw_given`."""
-        return draw_given(self.trainer, given, n, generator)
 
     def backward_log_weights(self, given: Tensor, n: int, generator: torch.Generator) -> Tensor | None:
         """log w (G, n) of n exact samples for each of the conditions (G, K), noised back to the prior; None where the
@@ -65,11 +61,6 @@ class ConditionalRun(DensityRun):
             x = self.charted.coordinates.to_standard(torch.cat([z.float(), rows], 1))
             log_r = self.charted.log_prob_and_score(x)[0]
             return self.trainer.sampler().path_log_weights(x, log_r, generator).double().view(len(given), n)
-
-    @torch.no_grad()
-    def learnt_log_z(self, given: Tensor) -> Tensor:
-        """As `learnt_log_z`."""
-        return learnt_log_z(self.trainer, given)
 
 
 def check(config: SyntheticConfig) -> None:
@@ -123,7 +114,7 @@ def conclude(run: ConditionalRun) -> dict[str, Any]:
     metrics.json; return the metrics, on the first rank (collective)."""
     generator = ranks.generator(run.config.train.seed + 1)
     held_out = run.target.held_out
-    drawn = run.draw(held_out, run.config.samples // len(held_out), generator)
+    drawn = draw_given(run.trainer, held_out, run.config.samples // len(held_out), generator)
     return _conclude(run, drawn, density.costs(run), generator) or {}
 
 
@@ -132,7 +123,7 @@ def _conclude(run: ConditionalRun, drawn: Drawn, spent: dict[str, Any], generato
     target, held_out = run.target, run.target.held_out
     log_w = drawn.log_w.view(len(held_out), -1)
     metrics: dict[str, Any] = conditional_figures(log_w.numpy())
-    learnt = run.learnt_log_z(held_out).numpy()
+    learnt = learnt_log_z(run.trainer, held_out).numpy()
     metrics["log_z_learnt"] = Estimate(float(learnt.mean()), float("nan"))
     exact = run.backward_log_weights(held_out, log_w.shape[1], generator)
     if exact is not None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from molsampler.analysis.statistics.conditional import conditional_figures
-from molsampler.basis import ranks
 from molsampler.basis.log_weights import LogWeights
 from molsampler.smc.trained import Drawn
 from molsampler.training.rows import training_row
@@ -29,11 +28,6 @@ def learnt_log_z(trainer: Trainer, given: Tensor) -> Tensor:
     space = trainer.target.space
     x = space.with_condition(torch.zeros(len(given), space.dim, device=given.device), given)
     return trainer.learner.log_z_of(x).double()
-
-
-def evaluation_generator(trainer: Trainer) -> torch.Generator:
-    """Of a row of metrics.csv alone, so that looking more often changes no number."""
-    return ranks.generator(1_000_003 * (trainer.config.seed + 1) + trainer.done, trainer.generator.device)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from molsampler.preparation.ladder import climb
 from molsampler.preparation.pieces import find_pieces, make_atlas
 from molsampler.preparation.short_md import short_md
 from molsampler.preparation.start import agree, prepare
-from molsampler.runs.given import conditional_row, draw_given, evaluation_generator
+from molsampler.runs.given import conditional_row, draw_given
 from molsampler.runs.loop import (
     Say,
     TrainingRun,
@@ -66,7 +66,7 @@ class Job(TrainingRun):
         """One row of metrics.csv; of a run at several temperatures, averaged over them."""
         if not isinstance(self.target, TemperatureTarget):
             return super().row()
-        given, generator = self.temperatures(), evaluation_generator(self.trainer)
+        given, generator = self.temperatures(), self.trainer.evaluation_generator()
         n = max(self.config.train.evaluation_samples // len(given), 2)
         return conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
 

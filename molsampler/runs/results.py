@@ -149,11 +149,12 @@ def find_reference(system: str) -> Reference | None:
 def conclude(job: Job) -> dict:
     """Pictures, metrics.json and report.html of the job's run directory; returns the metrics, on the first rank
     (collective)."""
-    return _conclude(job, training_figures(job)) or {}
+    kelvin = job.run.sampled_at()
+    return _conclude(job, training_figures(job, kelvin), kelvin) or {}
 
 
 @ranks.first_only
-def _conclude(job: Job, figures: dict) -> dict:
+def _conclude(job: Job, figures: dict, kelvin: float | None) -> dict:
     begun = time.perf_counter()
 
     def minimise(positions: np.ndarray) -> np.ndarray:
@@ -161,11 +162,10 @@ def _conclude(job: Job, figures: dict) -> dict:
             return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=_MINIMISATION)[0].numpy()
 
     config, trainer, chart = job.config, job.trainer, job.target.coordinates
-    kelvin = job.run.load_samples().temperature
     reference = find_reference(config.system) if kelvin is None else None  # of the system's own temperature
     backward, frames = (None, None) if reference is None else reference_log_weights(job, reference)
     subject = replace(
-        subject_of(job, None if kelvin is None else float(kelvin)),
+        subject_of(job, kelvin),
         minimise=minimise,
         reference_log_weights=backward,
         reference_frames=frames,
@@ -184,7 +184,6 @@ def _conclude(job: Job, figures: dict) -> dict:
         temperatures=thermodynamics(job),
         cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
     )
-    figures = figures | {"log_z_learnt": _learnt_log_z(job, subject.temperature)}
     metrics = analyse(job.run, subject, reference, figures)
     job.timings["analysis"] = time.perf_counter() - begun
     return metrics
@@ -222,12 +221,12 @@ def _learnt_log_z(job: Job, temperature: float | None = None) -> float:
     return float(learnt_log_z(job.trainer, given) + job.target.log_z_guess(given))
 
 
-def training_figures(job: Job) -> dict:
-    """What metrics.json says of the training: log Z by it, what it cost on all ranks, how long each stage took
-    (collective)."""
+def training_figures(job: Job, temperature: float | None = None) -> dict:
+    """What metrics.json says of the training: log Z by it, at the molecule's temperature unless one is given, what it
+    cost on all ranks, how long each stage took (collective)."""
     trainer, counter = job.trainer, job.target.counter.over_ranks()
     figures: dict = {
-        "log_z_learnt": _learnt_log_z(job),
+        "log_z_learnt": _learnt_log_z(job, temperature),
         "log_z_running": trainer.behaviours.log_z.value,
         "training_seconds": trainer.seconds,
         "updates": trainer.done,

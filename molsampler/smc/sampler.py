@@ -24,7 +24,6 @@ from torch import Tensor
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.resampling import systematic
 from molsampler.basis.settings import setting
-from molsampler.basis.space import Circle, Line
 from molsampler.diffusion.policy import Policy
 from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.mala import mala
@@ -129,8 +128,6 @@ class SMCPass:
                 self.x = policy.process.space.with_condition(self.x, given)
             self.log_f = policy.process.log_prior(self.x)
         self.log_w = torch.zeros(n_walked, dtype=torch.float64, device=self.x.device)
-        movable = policy.process.space.mask(Line) | policy.process.space.mask(Circle)
-        self._moved = movable.to(self.x)
         self._ancestors = torch.arange(n_walked, device=self.x.device)
         self.info = SMCInfo()
 
@@ -200,7 +197,7 @@ class SMCPass:
                 x = x.detach().requires_grad_()
                 log_f = self.log_twist(x, n)
                 (score,) = torch.autograd.grad(log_f.sum(), x)
-            return log_f.detach(), score * self._moved
+            return log_f.detach(), score
 
         state = ChainState(self.x, *log_f_and_score(self.x))
         scale = ProposalScale(torch.ones_like(self.x[0]), LARGEST_STEP)

@@ -133,7 +133,7 @@ class TrainedSampler:
         """log F_n(x), (B,), of states x (B, D) at step 0 < n < N, with a graph where x has one and the twist holds no
         energy; InputError where the target has conditions."""
         self._of_one_density()
-        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled() and not self.twist.needs_energy):
+        with self.twist.graph(x):
             log_r = self.bounded(self.log_prob(x)) if self.twist.needs_energy else None
             return self.twist(x, n, self.log_z, log_r)
 

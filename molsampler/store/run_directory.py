@@ -180,11 +180,7 @@ class RunDirectory:
 
     def load_samples(self) -> Samples:
         """What `write_samples` wrote. Raises InputError where it is missing or damaged."""
-        for name in ("topology.pdb", "samples.dcd", "weights.npz"):
-            if not (self / name).is_file():
-                raise InputError(
-                    f"'{self.path}' holds no samples ({name} is missing): draw some with `molsampler sample`."
-                )
+        self._require_samples()
         try:
             with quiet_c_library():
                 trajectory = md.load(str(self / "samples.dcd"), top=str(self / "topology.pdb"))
@@ -192,9 +188,7 @@ class RunDirectory:
                 arrays = {name: archive[name] for name in archive.files}
             samples = Samples(trajectory, **arrays)
         except Exception as error:
-            raise InputError(
-                f"The samples in '{self.path}' cannot be read ({error}): draw them again with `molsampler sample`."
-            ) from error
+            raise self._unreadable(error) from error
         for name in ("distinct_ancestors", "temperature"):
             arrays.pop(name, None)
         if any(array.shape != (trajectory.n_frames,) for array in arrays.values()):
@@ -203,6 +197,28 @@ class RunDirectory:
                 "in weights.npz: draw the samples again with `molsampler sample`."
             )
         return samples
+
+    def sampled_at(self) -> float | None:
+        """K, of samples of a policy for a range of temperatures; None of others. InputError as `load_samples`, of which
+        this reads the weights alone."""
+        self._require_samples()
+        try:
+            with np.load(self / "weights.npz", allow_pickle=False) as archive:
+                return float(archive["temperature"]) if "temperature" in archive.files else None
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _require_samples(self) -> None:
+        for name in ("topology.pdb", "samples.dcd", "weights.npz"):
+            if not (self / name).is_file():
+                raise InputError(
+                    f"'{self.path}' holds no samples ({name} is missing): draw some with `molsampler sample`."
+                )
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(
+            f"The samples in '{self.path}' cannot be read ({error}): draw them again with `molsampler sample`."
+        )
 
     # figures ---------------------------------------------------------------------------------------------------------
 

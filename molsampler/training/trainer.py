@@ -307,14 +307,17 @@ class Trainer:
             twist_trained=self.config.objective != "reverse_kl",
         )
 
+    def evaluation_generator(self) -> torch.Generator:
+        """Of the row that is due now, and of nothing else."""
+        return ranks.generator(1_000_003 * (self.config.seed + 1) + self.done, self.generator.device)
+
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
         """One row of metrics.csv: figures of the averaged policy on samples of its own, and what happened since the
         last row, on all ranks together (collective). It draws from a generator of its own and keeps nothing, so that
         looking more often changes no number."""
-        generator = ranks.generator(1_000_003 * (self.config.seed + 1) + self.done, self.generator.device)
         with self.target.counter.purpose("analysis"):
-            drawn = self.sampler().draw(self.config.evaluation_samples, generator)
+            drawn = self.sampler().draw(self.config.evaluation_samples, self.evaluation_generator())
         log_w = ranks.gathered(torch.where(torch.isfinite(drawn.log_w), drawn.log_w, -torch.inf))
         return training_row(self, LogWeights(log_w))
 

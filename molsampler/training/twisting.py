@@ -37,8 +37,8 @@ class TwistTraining:
         """log F_n(x), (B,), of the learning twist at states x (B, D), with a graph where they have one
         and the twist holds no energy."""
         twist = self.learner.twist
-        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled() and not twist.needs_energy):
-            return self.learner.log_twist(x, n, self._bounded_log_r(x) if self.learner.twist.needs_energy else None)
+        with twist.graph(x):
+            return self.learner.log_twist(x, n, self._bounded_log_r(x) if twist.needs_energy else None)
 
     def with_flow(self, trajectories: Trajectories, ends: tuple[int, ...]) -> Trajectories:
         """The trajectories with the twist's log F at these chunk ends, in one call of its network."""
