@@ -23,7 +23,7 @@ from molsampler.molecules.coordinates.stored import AnyChart
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.stand_in import stand_in
-from molsampler.molecules.energy.torch_energy import SMALL_PIECE, TorchEnergy, UnsupportedForce
+from molsampler.molecules.energy.torch_energy import TorchEnergy, UnsupportedForce
 from molsampler.molecules.molecule import Molecule
 from molsampler.targets.target import Target
 
@@ -105,8 +105,8 @@ class MoleculeTarget(Target):
 
     def _placed(self, x: Tensor, energy: TorchEnergy) -> tuple[Charted, Tensor, Tensor]:
         """x (n, D) on the chart, with log R (B,) and score (D, B) by `energy`; B >= n, the rest repeats the first."""
-        # padded to the energy's piece or to its small one: two sizes, compiled once each
-        size = SMALL_PIECE if len(x) <= SMALL_PIECE else energy.piece
+        # padded to a size that the energy is compiled for
+        size = energy.small_piece if len(x) <= energy.small_piece else energy.piece
         charted = self._place(torch.cat([x, x[:1].expand(size - len(x), -1)]).T.contiguous())
         return charted, *self._finish(charted, *energy.piece_energy_and_gradient(charted.placed.positions))
 

@@ -10,7 +10,6 @@ from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.stand_in import stand_in
 from molsampler.molecules.energy.torch_energy import TorchEnergy
-from molsampler.targets import molecule as molecule_module
 from molsampler.targets.molecule import MoleculeTarget
 from tests.molecules.coordinates import chart_cases
 from tests.molecules.energy import energy_cases
@@ -102,7 +101,7 @@ def test_compiled_kernels_of_the_chart_give_the_same(target, points):
 def test_padding_and_pieces_change_nothing(monkeypatch, target, points, n):
     x = points.repeat(2, 1)[:n]
     whole = target.log_prob_and_score(x)
-    monkeypatch.setattr(molecule_module, "SMALL_PIECE", 4)
+    monkeypatch.setattr(target.energy, "small_piece", 4)
     monkeypatch.setattr(target.energy, "piece", 8)
     before = target.counter.total
     pieces = target.log_prob_and_score(x)

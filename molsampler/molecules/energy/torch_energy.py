@@ -17,7 +17,7 @@ from molsampler.molecules.molecule import Molecule
 
 __all__ = ["Potential", "TorchEnergy", "UnsupportedForce"]
 
-SMALL_PIECE = 64
+SMALLEST_PIECE = 64
 
 
 class Potential(nn.Module):
@@ -54,8 +54,9 @@ class TorchEnergy(Energy):
     potential : the module, in `dtype` on `device`, for those who differentiate through it in a graph of their own
     dtype : precision of the arithmetic; results come back in the dtype and on the device of the positions
     compile : fuse energy and forces by torch.compile. Batches are cut into pieces of `piece` conformations and the
-        rest into pieces of 64, the last one padded, so that there are two sizes to compile and nothing compiles twice.
-        Without a C++ compiler it runs eager, and `say` is told so once.
+        rest into pieces of `small_piece`, the last one padded, so that no other size is compiled. On a CPU the two are
+        one: a padded piece takes a millisecond, to compile another size half a minute. Without a C++ compiler it runs
+        eager, and `say` is told so once.
 
     Raises UnsupportedForce where a force is not covered or does not agree with OpenMM's Reference platform.
     """
@@ -74,6 +75,7 @@ class TorchEnergy(Energy):
         check_against_openmm(potential, molecule)
         self.potential = potential.to(self.device, dtype)
         self.piece = best_piece(molecule.n_atoms, self.device)
+        self.small_piece = self.piece if self.device.type == "cpu" else SMALLEST_PIECE
         self.compiled = compile
         kernel = self.potential.energy_and_gradient
         self._kernel = CompiledOrEager(kernel, say) if compile else kernel
@@ -96,7 +98,7 @@ class TorchEnergy(Energy):
 
     def piece_energy_and_gradient(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions (3, N, B) nm -> energies (B,) kJ/mol and dU/dx (3, N, B), in their dtype and on their device, by
-        the kernel alone: nothing is booked or padded, and B must be `piece` or 64 for it not to compile once more."""
+        the kernel alone: nothing is booked or padded; another B than `piece` and `small_piece` compiles once more."""
         energy, gradient = self._kernel(positions.to(self.device, self.dtype).contiguous())
         return energy.to(positions.device, positions.dtype), gradient.to(positions.device, positions.dtype)
 
@@ -104,7 +106,7 @@ class TorchEnergy(Energy):
         """A full piece where at least half of it is needed, else a small one."""
         if not self.compiled:
             return min(left, self.piece)
-        return self.piece if 2 * left > self.piece else SMALL_PIECE
+        return self.piece if 2 * left > self.piece else self.small_piece
 
     def _padded(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         n = x.shape[-1]
@@ -121,5 +123,5 @@ def best_piece(n_atoms: int, device: torch.device) -> int:
     core, almost twice as fast as 2048); on a GPU they only have to fit into memory.
     """
     entries = 2**17 * torch.get_num_threads() if device.type == "cpu" else 2**26
-    fits = max(SMALL_PIECE, entries // n_atoms**2)
+    fits = max(SMALLEST_PIECE, entries // n_atoms**2)
     return min(8192, 1 << (fits.bit_length() - 1))

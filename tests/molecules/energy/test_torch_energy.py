@@ -15,7 +15,7 @@ from molsampler.basis.errors import InputError
 from molsampler.molecules.energy import choice as backend
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
-from molsampler.molecules.energy.torch_energy import SMALL_PIECE, Potential, TorchEnergy, UnsupportedForce, best_piece
+from molsampler.molecules.energy.torch_energy import SMALLEST_PIECE, Potential, TorchEnergy, UnsupportedForce, best_piece
 from molsampler.molecules.molecule import Molecule
 from tests.molecules.energy.energy_cases import DATA, molecule, structures
 
@@ -87,12 +87,14 @@ def test_a_device_or_a_backend_that_is_not_there(monkeypatch):
         make_energy(molecule("aldp"), device="cuda:7")
 
 
+@pytest.mark.parametrize("small", [64, 512])
 @pytest.mark.parametrize("count", [1, 64, 100, 256, 257, 600, 1100])
-def test_pieces_and_padding_change_nothing_and_have_two_sizes(count):
-    """What a compiled kernel would be called with, seen by a kernel that is not compiled."""
+def test_pieces_and_padding_change_nothing_and_have_their_sizes(count, small):
+    """What a compiled kernel would be called with, on a GPU and on a CPU, seen by a kernel that is not compiled."""
     mol = molecule("aldp")
     energy = TorchEnergy(mol, dtype=torch.float64, compile=False)
-    energy.piece = 512
+    assert energy.small_piece == energy.piece
+    energy.piece, energy.small_piece = 512, small
     x = structures(mol, count)
     expected, expected_forces = energy.energy_and_forces(x)
     sizes = []
@@ -106,14 +108,14 @@ def test_pieces_and_padding_change_nothing_and_have_two_sizes(count):
     value, forces = energy.energy_and_forces(x)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(forces, expected_forces, rtol=1e-12, atol=1e-7)
-    assert set(sizes) <= {SMALL_PIECE, 512}
-    assert sum(sizes) <= max(2 * count, SMALL_PIECE)
+    assert set(sizes) <= {small, 512}
+    assert sum(sizes) <= max(2 * count, small)
 
 
 def test_pieces_shrink_with_the_molecule_and_stay_a_power_of_two():
     cpu = torch.device("cpu")
     sizes = [best_piece(n, cpu) for n in (2, 22, 60, 500)]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == SMALL_PIECE
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == SMALLEST_PIECE
     assert all(size & (size - 1) == 0 for size in sizes)
 
 
