@@ -15,7 +15,13 @@ from molsampler.basis.errors import InputError
 from molsampler.molecules.energy import choice as backend
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
-from molsampler.molecules.energy.torch_energy import SMALLEST_PIECE, Potential, TorchEnergy, UnsupportedForce, best_piece
+from molsampler.molecules.energy.torch_energy import (
+    SMALLEST_PIECE,
+    Potential,
+    TorchEnergy,
+    UnsupportedForce,
+    best_piece,
+)
 from molsampler.molecules.molecule import Molecule
 from tests.molecules.energy.energy_cases import DATA, molecule, structures
 
