@@ -81,6 +81,10 @@ ARMS: dict[str, Arm] = {
     "tb+smc+iw": Arm(
         "TB, SMC and importance-weighted replay: reinforced SMC", _replay("importance", passes={"every": 2})
     ),
+    "tb+smc+iw-emphasis": Arm(
+        "reinforced SMC whose particles are resampled by their weight times their loss",
+        _replay("importance", passes={"every": 2}, smc={"emphasis": 1.0}),
+    ),
     **{
         f"gamma-{gamma:g}": Arm(f"reinforced SMC with tempering goal gamma = {gamma:g}", _tempered(gamma))
         for gamma in (0.0, 0.5)

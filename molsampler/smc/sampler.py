@@ -2,14 +2,14 @@
 
     propagate a chunk of L steps with p_F
     multiply the weights by F_end prod p_B / (F_start prod p_F)
-    where ESS < kappa K and n < N: resample from a ~ w^lambda, keep w / (K a)
+    where ESS < kappa K and n < N: resample from a ~ w^lambda (1 + delta^2)^emphasis, keep w / (K a)
     where n < N and moves are asked for: move by a kernel that leaves F_n invariant, which changes no weight
 
     at n = N, where an emulator of R is given: multiply by the emulator's value instead of R's, resample K of the
         proposals * K that were walked, and multiply these by R over it
 
 The weights start at 1 from p_0 (F_0 = p_0), end at F_N = R and stay unnormalised, so their mean is an unbiased
-estimate of Z for every twist, emulator, kappa and lambda.
+estimate of Z for every twist, emulator, kappa, lambda and emphasis.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from molsampler.diffusion.policy import Policy
 from molsampler.smc.moves.chain import ChainState, ProposalScale
 from molsampler.smc.moves.mala import mala
 
+LARGEST_LOSS = 100.0
+"""What 1 + delta^2 is cut at: a path that went astray altogether counts as one that is ten units of log w off."""
 LARGEST_STEP, STEP_RANGE = 1.5, 30.0  # of moves, in spreads of a standard normal; log-uniform from there down
 LogTwist = Callable[[Tensor, int], Tensor]
 """(states (B, D), step n) -> log F_n (B,), finite everywhere, for steps 0 < n < N; with a graph where states have
@@ -41,6 +43,12 @@ class SMCConfig:
     chunk: int = setting(6, "steps between two looks at the weights; divides N", low=1)
     kappa: float = setting(0.2, "resample where ESS < kappa K", low=0.0)
     gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
+    emphasis: float = setting(
+        0.0,
+        "in training, not in sampling: the power of 1 + delta^2 (at most 100) by which resampling prefers particles whose "
+        "paths are far from balance, delta being the log-weight of the whole path less that of the mean; 0 for none",
+        low=0.0,
+    )
     moves: int = setting(
         0,
         "steps of MALA on the twist's density at every chunk end before the data, after resampling; they cost networks "
@@ -128,6 +136,7 @@ class SMCPass:
                 self.x = policy.process.space.with_condition(self.x, given)
             self.log_f = policy.process.log_prior(self.x)
         self.log_w = torch.zeros(n_walked, dtype=torch.float64, device=self.x.device)
+        self._log_path = self.log_w  # log F_n prod p_B / (p_0 prod p_F) of each path, whatever was resampled
         self._ancestors = torch.arange(n_walked, device=self.x.device)
         self.info = SMCInfo()
 
@@ -172,7 +181,7 @@ class SMCPass:
     def _weigh(self, log_f: Tensor, log_ratio: Tensor) -> None:
         """Multiply the weights by F here (K,) over F at the start and the policy's ratio, the log of which is given."""
         increment = log_f.double() - self.log_f.double() - log_ratio
-        self.log_w, self.log_f = self.log_w + increment, log_f
+        self.log_w, self._log_path, self.log_f = self.log_w + increment, self._log_path + increment, log_f
         self.info.steps.append(self.n)
         self.info.increments.append(increment)
 
@@ -183,7 +192,14 @@ class SMCPass:
             return
         exponent = weights.tempering_exponent(self.config.gamma)
         self._note(weights, exponent)
-        self._pick(weights, exponent, len(weights))
+        self._pick(self._emphasised(weights.power(exponent), weights.log_mean), len(weights))
+
+    def _emphasised(self, weights: LogWeights, log_z: float) -> LogWeights:
+        """The weights times the bounded power of the paths' loss, log_z being the estimate here."""
+        if not self.config.emphasis:
+            return weights
+        loss = (1.0 + (self._log_path - log_z).square()).clamp_max(LARGEST_LOSS)
+        return LogWeights(weights.log_w + self.config.emphasis * loss.log())
 
     def _move(self) -> None:
         """MALA on F_n. Every particle draws its own steps over a wide range: adapted ones would depend on the others,
@@ -216,7 +232,7 @@ class SMCPass:
             self._take(whole.long().argsort(stable=True)[: self._kept])
             return
         self._note(weights, 1.0)
-        self._pick(weights, 1.0, self._kept)
+        self._pick(weights, self._kept)
 
     def _weights(self) -> LogWeights | None:
         """The weights now; None in a broken pass, of which whoever asked for it decides."""
@@ -227,13 +243,13 @@ class SMCPass:
         self.info.ess.append(math.nan if weights is None else weights.ess_fraction)
         self.info.exponents.append(exponent)
 
-    def _pick(self, weights: LogWeights, exponent: float, n: int) -> None:
-        """n of the particles from a ~ w^exponent, by what they weigh beyond it."""
-        proposal = weights.power(exponent).normalised
+    def _pick(self, weights: LogWeights, n: int) -> None:
+        """n of the particles by these weights; they keep what they weigh beyond them."""
+        proposal = weights.normalised
         picked = systematic(self.generator, proposal, n)
         self._take(picked)
         self.log_w = self.log_w - (len(weights) * proposal[picked]).log()
 
     def _take(self, index: Tensor) -> None:
         self.x, self.log_w, self.log_f = self.x[index], self.log_w[index], self.log_f[index]
-        self._ancestors = self._ancestors[index]
+        self._log_path, self._ancestors = self._log_path[index], self._ancestors[index]

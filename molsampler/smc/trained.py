@@ -6,7 +6,7 @@ It draws, weighs and answers for its twist; it needs no optimiser and no replay 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import torch
@@ -113,9 +113,10 @@ class TrainedSampler:
             )
         passes = max(SMC_PASSES, ranks.size())
         size = -(-n // passes)
+        config = replace(self.smc_config, emphasis=0.0)  # where the loss is large matters to training alone
         parts, ancestors = [], []
         for k in ranks.portion(passes):
-            one = SMCPass(self.policy, self.log_twist, self.log_prob, size, self.smc_config, generator, self.emulator)
+            one = SMCPass(self.policy, self.log_twist, self.log_prob, size, config, generator, self.emulator)
             particles, info = one.run()
             log_r = particles.log_r
             log_ratio = torch.where(log_r > -torch.inf, log_r.double() - particles.log_w, 0.0)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from molsampler.basis.log_weights import LogWeights
 from molsampler.diffusion.noise import ScheduleConfig
 from molsampler.diffusion.policy import DiffusionPolicy, PolicyConfig
 from molsampler.diffusion.process import NoisingProcess
@@ -46,6 +47,7 @@ CASES = {
     "always resampling": SMCConfig(chunk=2, kappa=1.1, gamma=0.0),
     "tempering": SMCConfig(chunk=1, kappa=0.9, gamma=0.7),
     "uniform resampling": SMCConfig(chunk=2, kappa=1.1, gamma=1.0),
+    "emphasis": SMCConfig(chunk=1, kappa=0.9, gamma=0.5, emphasis=1.0),
     "moves": SMCConfig(chunk=1, kappa=0.7, gamma=0.0, moves=2),
     "proposals": SMCConfig(chunk=2, kappa=0.0, proposals=3),
     "proposals, resampling": SMCConfig(chunk=1, kappa=0.9, gamma=0.5, proposals=2),
@@ -220,6 +222,34 @@ def test_a_seed_gives_the_same_run():
     policy, config = bad_policy(), CASES["tempering"]
     one, two = (SMCPass(policy, bad_twist, TARGET.log_prob, 30, config, seeded(11)).run()[0] for _ in range(2))
     assert torch.equal(one.x, two.x) and torch.equal(one.log_w, two.log_w)
+
+
+def test_emphasis_resamples_where_the_loss_is():
+    """Of two like groups of particles, one off by log 3 from the other, equal weights aside: a path's discrepancy from
+    the mean, here log 1.5 and -log 2, gives (1 + delta^2)^emphasis as many offspring, and the weights make up for it."""
+    config = SMCConfig(chunk=2, kappa=1.1, gamma=1.0, emphasis=3.0)  # lambda = 0: nothing but the loss
+    policy = bad_policy(4)
+    half = torch.arange(4000) < 2000
+
+    one = SMCPass(policy, bad_twist, TARGET.log_prob, 4000, config, seeded(16))
+    log_path = torch.where(half, math.log(1.5), math.log(0.5)).double()
+    one.log_w, one._log_path = log_path.clone(), log_path.clone()
+    one.n, one.log_f = 2, torch.where(half, 1.0, 2.0).double()
+    one._resample()
+    factor = (1.0 + torch.tensor([math.log(1.5), math.log(0.5)]).square()) ** 3
+    first = one.log_f == 1.0
+    assert int(first.sum()) == pytest.approx(4000 * float(factor[0] / factor.sum()), abs=1.5)
+    assert float(one.log_w[first].exp().sum()) == pytest.approx(2000 * 1.5, rel=2e-3)
+    assert float(one.log_w[~first].exp().sum()) == pytest.approx(2000 * 0.5, rel=2e-3)
+
+
+def test_a_path_without_hope_has_a_loss_that_is_bounded():
+    """Zero weights stay zero, and a path that is 60 off counts as one that is ten off."""
+    one = SMCPass(bad_policy(4), bad_twist, TARGET.log_prob, 4, SMCConfig(2, 1.1, 1.0, emphasis=0.5), seeded(17))
+    one._log_path = torch.tensor([0.0, -60.0, -math.inf, 3.0]).double()
+    weights = LogWeights(torch.tensor([0.0, -60.0, -math.inf, 3.0])).power(0.0)
+    expected = torch.tensor([0.0, 0.5 * math.log(100.0), -math.inf, 0.5 * math.log(10.0)]).double()
+    torch.testing.assert_close(one._emphasised(weights, 0.0).log_w, expected)
 
 
 def test_an_emulator_chooses_among_the_proposals_whose_energy_is_asked():

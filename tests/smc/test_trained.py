@@ -113,6 +113,14 @@ def test_smc_walks_passes_with_its_own_twist():
     assert int(drawn.distinct_ancestors[0]) == info.distinct_ancestors
 
 
+def test_sampling_knows_no_emphasis():
+    """What resampling prefers in training changes no sample."""
+    plain = sampler()
+    emphasised = replace(plain, smc_config=replace(CONFIG, emphasis=2.0))
+    one, two = (it.smc(2 * SMC_PASSES, seeded(5)) for it in (plain, emphasised))
+    assert torch.equal(one.x, two.x) and torch.equal(one.log_w, two.log_w)
+
+
 def test_a_rescored_log_r_gives_the_weight_of_the_rescored_target():
     drawn = sampler().draw(500, seeded(5))
     weights = drawn.log_r.double() + 0.7 - drawn.log_ratio
