@@ -25,7 +25,7 @@ from molsampler.diffusion.chain import ProcessChain
 from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.loading.load import load_molecule
-from molsampler.preparation.short_md import short_md
+from molsampler.preparation.short_md import short_md, standardise
 from molsampler.preparation.start import prepare
 from molsampler.runs.loop import settle
 from molsampler.runs.molecule import RunConfig, check
@@ -62,7 +62,7 @@ def begun(system: str, changes: tuple[str, ...]) -> Iterator[Trainer]:
     energy = make_energy(molecule)
     generator = torch.Generator().manual_seed(0)
     chart = Chart(molecule)
-    chart.fit(short_md(molecule, energy, configs[0].setup, generator, "cpu"))
+    standardise(chart, molecule, energy, short_md(molecule, energy, configs[0].setup, generator, "cpu"))
     target = MoleculeTarget(molecule, chart, energy)
     start = prepare(target, configs[0].train.anneal, generator, print)
     for text, config in zip(changes, configs, strict=True):

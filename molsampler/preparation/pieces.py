@@ -20,7 +20,7 @@ from molsampler.molecules.dynamics.pivot import rotate
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.molecule import Molecule
-from molsampler.preparation.short_md import SetupConfig, short_md
+from molsampler.preparation.short_md import SetupConfig, short_md, standardise
 
 APART = 0.8
 """Radians: minima that differ by more in some torsion are pieces of their own. Those of one chair differ by less than
@@ -169,11 +169,12 @@ def make_atlas(
         enough = ranks.from_first(enough)
         if enough == kept:
             atlas = Atlas(chart, pieces.torsions, pieces.centres[kept])
-            atlas.fit(torch.cat([runs[k][inside] for k, inside in zip(kept, own, strict=True)]))
-            return atlas
+            for part, k, inside in zip(atlas.charts, kept, own, strict=True):
+                standardise(part, molecule, energy, runs[k][inside])
+            return atlas.install()
         say(
             f"pieces: {len(kept) - len(enough)} of {len(kept)} minima are no pieces of their own: MD leaves them, or "
             "has too few frames there"
         )
         kept = enough
-    return chart.fit(runs[kept[0]]) if kept else None
+    return standardise(chart, molecule, energy, runs[kept[0]]) if kept else None

@@ -1,4 +1,4 @@
-"""The short MD run from the input structure, whose frames standardise a molecule's first chart."""
+"""The short MD run from a structure, and what it is for: its frames and forces standardise a first chart."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import setting
+from molsampler.molecules.coordinates.chart import Chart
 from molsampler.molecules.dynamics.langevin import Langevin
 from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.molecule import Molecule
@@ -65,3 +66,19 @@ def short_md(
             "structure may have clashes; minimise it first, or use a smaller time step"
         )
     return torch.cat(frames)
+
+
+def standardise(chart: Chart, molecule: Molecule, energy: Energy, frames: torch.Tensor) -> Chart:
+    """The chart standardised on frames (M, N, 3) nm of MD, and refined by the forces there; returns it.
+
+    Forces tell what a covariance of few and dependent frames does not: how thin the density is where it is bent, as it
+    is in a ring. Costs M evaluations.
+    """
+    chart.fit(frames)
+    z = chart.to_standard(frames)
+    charted = chart.place_batch_last(z.T)
+    with energy.counter.purpose("md"):
+        _, forces = energy.energy_and_forces(charted.placed.positions.permute(2, 1, 0).contiguous())
+    score = chart.pull_back(charted, molecule.beta * forces.permute(2, 1, 0).to(z)).T
+    good = torch.isfinite(score).all(-1)
+    return chart.refine(z[good], score[good])

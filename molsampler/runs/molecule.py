@@ -29,7 +29,7 @@ from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.molecule import Molecule
 from molsampler.preparation.ladder import climb
 from molsampler.preparation.pieces import find_pieces, make_atlas
-from molsampler.preparation.short_md import short_md
+from molsampler.preparation.short_md import short_md, standardise
 from molsampler.preparation.start import agree, prepare
 from molsampler.runs.given import conditional_row, draw_given
 from molsampler.runs.loop import (
@@ -270,7 +270,8 @@ def _coordinates(
         atlas = make_atlas(molecule, energy, chart, found, setup, generator, say)
         if atlas is not None:
             return atlas
-    return chart.fit(ranks.gathered(short_md(molecule, energy, setup, generator, config.device)))
+    frames = ranks.gathered(short_md(molecule, energy, setup, generator, config.device))
+    return standardise(chart, molecule, energy, frames)
 
 
 def resume(config: RunConfig, state: dict, run: RunDirectory, say: Say = print) -> Job:

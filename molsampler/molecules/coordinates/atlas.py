@@ -42,7 +42,7 @@ class Atlas(Coordinates):
         self.n_atoms, self.n_stiff, self.n_soft = chart.n_atoms, chart.n_stiff, chart.n_soft
         self.names, self.soft_atoms = chart.names, chart.soft_atoms
         self.dim, self.dtype, self.device = chart.dim + 1, chart.dtype, chart.device
-        self._install()
+        self.install()
 
     @property
     def space(self) -> Space:
@@ -71,8 +71,7 @@ class Atlas(Coordinates):
             rows = (own == k).nonzero()[:, 0]
             if chart.mean is None or len(rows) >= FRAMES * chart.n_stiff:
                 chart.fit(x[rows], None if weights is None else weights[rows.to(weights.device)])
-        self._install()
-        return self
+        return self.install()
 
     refines = True
 
@@ -82,23 +81,25 @@ class Atlas(Coordinates):
         for chart, rows in self._by_piece(z[:, -1]):
             if len(rows) >= REFINED_FRAMES * chart.n_stiff:
                 chart.refine(z[rows, :-1], score[rows, :-1])
-        self._install()
-        return self
+        return self.install()
 
     def standardise(self, mean: Tensor, covariance: Tensor) -> Self:
         """Every chart by the same mean and covariance; returns self."""
         for chart in self.charts:
             chart.standardise(mean, covariance)
-        self._install()
-        return self
+        return self.install()
 
-    def _install(self) -> None:
-        """The charts' affine maps beside each other: one product with the states spread over the pieces does all."""
+    def install(self) -> Self:
+        """Takes over how the charts are standardised now; returns self.
+
+        Their affine maps go beside each other: one product with the states spread over the pieces does all.
+        """
         if any(chart.mean is None for chart in self.charts):
-            return
+            return self
         linear, offset, log_scale = zip(*(chart.affine for chart in self.charts), strict=True)
         self._linear = torch.cat([*linear, *offset], 1)  # (3 N, K (dim - 1) + K)
         self._log_scale = torch.tensor(log_scale, dtype=self._linear.dtype, device=self._linear.device)
+        return self
 
     # The map
 
@@ -183,4 +184,4 @@ class Atlas(Coordinates):
         self.centres = state["centres"]
         for chart, own in zip(self.charts, state["charts"], strict=True):
             chart.load_state_dict(own)
-        self._install()
+        self.install()
