@@ -165,16 +165,24 @@ def _with_budget(config: Any, minutes: float | None) -> Any:
 
 
 def resume(
-    out: str | Path, *, target: Any = None, minutes: float | None = None, progress: bool = True, say: Say = print
+    out: str | Path,
+    *,
+    target: Any = None,
+    minutes: float | None = None,
+    device: str | None = None,
+    platform: str | None = None,
+    progress: bool = True,
+    say: Say = print,
 ) -> Run:
     """The run in the directory `out` from its last checkpoint: to train on, or to sample again.
 
     target : the density, for a run on one; minutes : of training in all, more than the run had
+    device, platform : of a molecule's run, in place of those that it had
     """
     ranks.join()
     if target is not None:
         return Run(density.go_on(target, out, minutes=minutes, say=say), progress)
-    return Run(molecule.go_on(out, minutes=minutes, say=say), progress)
+    return Run(molecule.go_on(out, minutes=minutes, say=say, device=device, platform=platform), progress)
 
 
 def load_samples(out: str | Path) -> Any:

@@ -125,7 +125,8 @@ def _inefficiency(trajectory: md.Trajectory, groups: np.ndarray) -> float:
 
 
 def load_trajectory(path: Path, top: Path | md.Topology | None) -> md.Trajectory:
-    """Any trajectory that mdtraj opens. InputError, in a sentence, where it does not."""
+    """Any trajectory that mdtraj opens, molecules that a periodic box has cut made whole. InputError, in a sentence,
+    where it does not open."""
     if not path.is_file():
         raise InputError(f"'{path}' is neither a run directory, nor a stored reference, nor a file.")
     from molsampler.store.atomic import quiet_c_library
@@ -147,7 +148,14 @@ def load_trajectory(path: Path, top: Path | md.Topology | None) -> md.Trajectory
         raise InputError(f"'{path}' cannot be opened as a trajectory ({first})") from error
     if loaded.n_frames < 2:
         raise InputError(f"'{path}' holds {loaded.n_frames} frame: a comparison needs at least two.")
-    return loaded
+    return _whole(loaded)
+
+
+def _whole(loaded: md.Trajectory) -> md.Trajectory:
+    """The trajectory with every molecule in one place: torsions are measured as the atoms lie, without images."""
+    if loaded.unitcell_lengths is None or not loaded.topology.n_bonds or not (loaded.unitcell_lengths > 0.0).all():
+        return loaded
+    return loaded.make_molecules_whole()
 
 
 def load_weights(path: Path, n: int, whose: str) -> np.ndarray:

@@ -120,6 +120,13 @@ def generator(seed: int, device: torch.device | str = "cpu", after: int = 0) -> 
     return made.manual_seed(int(mixed[0]))
 
 
+def restore(own: torch.Generator, state: torch.Tensor, seed: int, after: int) -> None:
+    """Brings a generator to the `state` that it had; to one of its own after so many updates where that is another
+    kind of device's, which it cannot take."""
+    fits = len(state) == len(own.get_state())
+    own.set_state(state if fits else generator(seed, own.device, after).get_state())
+
+
 def first_only(function: Callable[Parameters, Result]) -> Callable[Parameters, Result | None]:
     """The function on the first rank; on the others nothing is done and None comes back. For what writes and prints."""
 

@@ -106,6 +106,7 @@ def reference(
     settings: Annotated[ReferenceSettings, tyro.conf.arg(name="")],
     out: Path | None = None,
     device: str = "cpu",
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
     """Make the reference ensemble of a system by replica exchange, to compare samples with.
@@ -117,6 +118,7 @@ def reference(
         out: Where to store it; by default where training and analysis look for it: `reference` in the system's folder,
             or systems/NAME/reference in this directory for a system that came with the installed package.
         device: Where the torch energy lives: cpu, cuda.
+        overwrite: Replace the reference that is stored there.
         quiet: Results only: no progress bar, no notes.
     """
     from molsampler.runs.reference import store_reference
@@ -126,7 +128,9 @@ def reference(
     folder = out or reference_folders(system)[0]
     energy = make_energy(molecule, device=device, say=say)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
-    stored = store_reference(molecule, energy, settings, folder, rescore=double, progress=not quiet)
+    stored = store_reference(
+        molecule, energy, settings, folder, rescore=double, progress=not quiet, overwrite=overwrite
+    )
     for name, estimate in stored.populations.items():
         print(f"{name:8s} {estimate.value:.5f} +- {np.nan if estimate.stderr is None else estimate.stderr:.5f}")
     print(f"reference: {folder}")

@@ -133,6 +133,8 @@ def sample(
     sampler: Literal["policy", "smc"] | None = None,
     seed: int | None = None,
     temperature: float | None = None,
+    device: str | None = None,
+    platform: str | None = None,
     processes: int | None = None,
     quiet: bool = False,
 ) -> None:
@@ -146,25 +148,37 @@ def sample(
         seed: Of everything random; by default that of the training.
         temperature: In kelvin, of a run that was trained for a range (--hottest, --coldest); by default the system's
             own.
+        device: Where networks and torch energy live, such as cpu for a run that was trained on a GPU; by default that
+            of the run.
+        platform: OpenMM platform for the energy; naming one takes OpenMM instead of the torch kernels.
         processes: That draw together on this machine, 0 for one a core; by default as many as trained.
         quiet: Results only: no progress bars, no notes.
     """
     if n is not None:
         check_samples(n, sampler or "policy")
-    several(processes, lambda: held_processes(run), sample, run, n, sampler, seed, temperature, processes, quiet)
-    with runs.go_on(run, say=printer(quiet)) as job:
+    arguments = run, n, sampler, seed, temperature, device, platform, processes, quiet
+    several(processes, lambda: held_processes(run), sample, *arguments)
+    with runs.go_on(run, say=printer(quiet), record=False, device=device, platform=platform) as job:
         results.sample(job, n, sampler, seed=seed, temperature=temperature, progress=not quiet)
         print_verdict(job, results.conclude(job))
 
 
-def analyse(run: Annotated[Path, tyro.conf.Positional], quiet: bool = False) -> None:
+def analyse(
+    run: Annotated[Path, tyro.conf.Positional],
+    device: str | None = None,
+    platform: str | None = None,
+    quiet: bool = False,
+) -> None:
     """Draw the pictures and write metrics.json and report.html again from the samples of a run.
 
     Args:
         run: The run directory.
+        device: Where the torch energy lives, such as cpu for a run that was trained on a GPU; by default that of the
+            run.
+        platform: OpenMM platform for the energy; naming one takes OpenMM instead of the torch kernels.
         quiet: Results only: no notes.
     """
-    with runs.go_on(run, say=printer(quiet)) as job:
+    with runs.go_on(run, say=printer(quiet), record=False, device=device, platform=platform) as job:
         print_verdict(job, results.conclude(job))
 
 

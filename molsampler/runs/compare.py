@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,10 +50,12 @@ def compare(
     page = Path(page)
     if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"'{page}' is no name of a page: give one that ends in .html.")
+    if not os.access(page.parent, os.W_OK):
+        raise InputError(f"'{page}' cannot be written: '{page.parent}' is no folder that can be written to.")
     taken = [path for path in (page, page.with_suffix(".json")) if path.exists()]
     if taken and not overwrite:
         raise InputError(f"'{taken[0]}' is there already: name another with --out, or replace it with --overwrite.")
-    weighted = _weights(weights, [str(path) for path in paths])
+    weighted = _weights(weights, [Path(path) for path in paths])
     if top is not None and not Path(top).is_file():
         raise InputError(f"There is no file '{top}', which --top names.")
     names = _names([str(path) for path in paths])
@@ -66,7 +69,7 @@ def compare(
     for member, name, path in zip(found, names, paths, strict=True):
         if member is None:
             trajectory = load_trajectory(Path(path), topology)
-            file = weighted.get(str(path))
+            file = weighted.get(Path(path))
             w = None if file is None else load_weights(file, trajectory.n_frames, str(path))
             member = of_trajectory(name, trajectory, w)
         members.append(member)
@@ -123,16 +126,17 @@ def _temperature(members: list[Member], given: float | None) -> tuple[float, lis
     return kelvin, said
 
 
-def _weights(given: Sequence[str], paths: list[str]) -> dict[str, Path]:
+def _weights(given: Sequence[str], paths: list[Path]) -> dict[Path, Path]:
     """File of weights by path of the trajectory."""
     found = {}
     for words in given:
-        trajectory, _, file = words.rpartition("=")
-        if not trajectory:
+        named, _, file = words.rpartition("=")
+        if not named:
             raise InputError(f"--weights {words} names no trajectory: give it as TRAJECTORY=FILE.")
+        trajectory = Path(named)
         if trajectory not in paths:
-            raise InputError(f"--weights names '{trajectory}', which is not among {', '.join(paths)}.")
-        if Path(trajectory).is_dir():
+            raise InputError(f"--weights names '{named}', which is not among {', '.join(map(str, paths))}.")
+        if trajectory.is_dir():
             raise InputError(f"'{trajectory}' is a folder, whose weights are known: --weights is for trajectories.")
         if not Path(file).is_file():
             raise InputError(f"There is no file '{file}' of weights for '{trajectory}'.")

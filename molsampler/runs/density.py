@@ -295,7 +295,8 @@ def weight_figures(samples: DensitySamples) -> dict[str, Any]:
 
 
 def moments(samples: DensitySamples) -> dict[str, Any]:
-    """Weighted mean and standard deviation of every coordinate; errors by the delta method, of independent samples."""
+    """Weighted mean and standard deviation of every coordinate; errors by the delta method, of independent samples, or
+    passes of sequential Monte Carlo where the samples come from such."""
     w = samples.weights
     if w is None:
         return {}
@@ -303,11 +304,17 @@ def moments(samples: DensitySamples) -> dict[str, Any]:
     for k, x in enumerate(samples.x.T.astype(np.float64), start=1):
         mean = float(w @ x)
         var = float(w @ np.square(x - mean))
-        error = float(np.sqrt(np.square(w * (x - mean)).sum()))
-        var_error = float(np.sqrt(np.square(w * (np.square(x - mean) - var)).sum()))
+        error = _error(w * (x - mean), samples.group)
+        var_error = _error(w * (np.square(x - mean) - var), samples.group)
         figures[f"mean_x{k}"] = Estimate(mean, error)
         figures[f"std_x{k}"] = Estimate(var**0.5, 0.5 * var_error / var**0.5 if var > 0.0 else float("nan"))
     return figures
+
+
+def _error(influence: np.ndarray, group: np.ndarray | None) -> float:
+    """Standard error of a sum of influences (n,), which within a group depend on each other."""
+    own = influence if group is None else np.bincount(group, weights=influence)
+    return float(np.sqrt(np.square(own).sum()))
 
 
 def costs(run: DensityRun) -> dict[str, Any]:

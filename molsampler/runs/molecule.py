@@ -146,6 +146,7 @@ def go_on(
     minutes: float | None = None,
     seed: int | None = None,
     say: Say = print,
+    record: bool = True,
     **instead: Any,
 ) -> Job:
     """The run in the directory `out` from its last checkpoint.
@@ -154,6 +155,7 @@ def go_on(
     minutes : of training in all, more than the run had
     instead : device, platform, processes, threads, samples or sampler, in place of the configuration's; None leaves
         them
+    record : whether config.toml is to say so from now on
     """
     say = ranks.first_only(say)
     run = RunDirectory.claim(out, resume=True)
@@ -179,7 +181,7 @@ def go_on(
     try:
         if minutes is not None:
             job.extend(minutes)
-        elif changes:
+        elif changes and record:
             write_config(job.config, run)
     except BaseException:
         job.close()

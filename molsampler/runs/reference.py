@@ -22,6 +22,7 @@ from molsampler.analysis.observables.torsions import backbone_pairs
 from molsampler.analysis.reference_ensemble import Reference, save_reference
 from molsampler.analysis.statistics.convergence import split_rhat, statistical_inefficiency
 from molsampler.analysis.statistics.multistate import coldest_means
+from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates.internal import dihedral
 from molsampler.molecules.coordinates.stereo import Stereochemistry
 from molsampler.molecules.dynamics.reference_simulation import (
@@ -45,15 +46,22 @@ def store_reference(
     rescore: Energy | None = None,
     command: str | None = None,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Reference:
     """Runs (or resumes) the simulation in `folder`, stores the reference there and returns it as loaded back.
 
     energy : what the dynamics run on;  rescore : what the stored energies come from, usually in double
     command : how to make it again, for reference.json; by default the command line of this process
+    overwrite : replace the reference that the folder holds; InputError where it holds one and no simulation to go on
+        with
 
     Populations and free energies come from the states at all temperatures (see `analysis.multistate`), with jackknife
     errors over the ladders. What reference.json says of convergence is described in docs/METRICS.md.
     """
+    if (Path(folder) / "reference.npz").is_file() and not (Path(folder) / STATE_FILE).is_file() and not overwrite:
+        raise InputError(
+            f"'{folder}' holds a reference already: replace it with --overwrite, or name another folder with --out"
+        )
     topology = md.Topology.from_openmm(molecule.topology)
     pairs = backbone_pairs(topology)
     device = getattr(energy, "device", torch.device("cpu"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from molsampler.analysis.analyse import Subject, analyse
 from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
+from molsampler.basis.errors import InputError
 from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.stored import AnyChart, coordinates_from
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
@@ -150,13 +152,14 @@ def conclude(job: Job) -> dict:
     """Pictures, metrics.json and report.html of the job's run directory; returns the metrics, on the first rank
     (collective)."""
     kelvin = job.run.sampled_at()
+    if "sampling" not in job.timings:  # it was an earlier command's, which has told
+        with suppress(InputError, KeyError):
+            job.timings["sampling"] = job.run.load_metrics()["seconds_sampling"]["value"]
     return _conclude(job, training_figures(job, kelvin), kelvin) or {}
 
 
 @ranks.first_only
 def _conclude(job: Job, figures: dict, kelvin: float | None) -> dict:
-    begun = time.perf_counter()
-
     def minimise(positions: np.ndarray) -> np.ndarray:
         with job.target.counter.purpose("analysis"):
             return quench(job.energy, torch.tensor(positions, dtype=torch.float32), steps=_MINIMISATION)[0].numpy()
@@ -179,14 +182,12 @@ def _conclude(job: Job, figures: dict, kelvin: float | None) -> dict:
         method=_METHOD.format(
             draws=_DRAWS[config.train.schedule.torsions], apart=_APART if trainer.learner.denoised else ""
         ),
-        command=f"python {' '.join(sys.argv)}",
+        command=shlex.join(["molsampler", "train", config.system, "--config", str(job.run / "config.toml")]),
         independent=independent_states(job) if kelvin is None else None,
         temperatures=thermodynamics(job),
         cautions=[] if config.pieces.chains else [_sentence(c) for c in ring_cautions(job.molecule, searched=False)],
     )
-    metrics = analyse(job.run, subject, reference, figures)
-    job.timings["analysis"] = time.perf_counter() - begun
-    return metrics
+    return analyse(job.run, subject, reference, figures)
 
 
 def subject_of(job: Job, temperature: float | None = None) -> Subject:

@@ -45,8 +45,9 @@ class SMCConfig:
     gamma: float = setting(0.05, "temper the resampling weights to an ESS of gamma K", low=0.0, high=1.0)
     emphasis: float = setting(
         0.0,
-        "in training, not in sampling: the power of 1 + delta^2 (at most 100) by which resampling prefers particles whose "
-        "paths are far from balance, delta being the log-weight of the whole path less that of the mean; 0 for none",
+        "in training, not in sampling: the power of 1 + delta^2 (at most 100) by which resampling prefers particles "
+        "whose paths are far from balance, delta being the log-weight of the whole path less that of the mean; 0 for "
+        "none",
         low=0.0,
     )
     moves: int = setting(

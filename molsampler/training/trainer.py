@@ -348,7 +348,7 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         self.target.counter.load_state_dict(state["counter"])
-        self.generator.set_state(state["generator"])
+        ranks.restore(self.generator, state["generator"], self.config.seed, after=state["done"] + 1)
         self.done, self.phase_seconds = state["done"], state["phase_seconds"]
         self.last_loss, self.last_twist_loss = state["last_loss"], state["last_twist_loss"]
 

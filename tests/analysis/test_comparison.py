@@ -9,7 +9,7 @@ import mdtraj as md
 import numpy as np
 import pytest
 
-from molsampler.analysis.ensembles import check_same_molecule, of_trajectory
+from molsampler.analysis.ensembles import check_same_molecule, load_trajectory, of_trajectory
 from molsampler.analysis.reference_ensemble import save_reference
 from molsampler.basis.errors import InputError
 from molsampler.cli import main as cli
@@ -122,6 +122,8 @@ def test_weights_of_an_array_are_taken_as_they_are(folder, tmp_path):
         (["run", "raw.dcd"], {"temperature": -3.0}, "--temperature -3"),
         (["run", "raw.dcd"], {"top": "none.pdb"}, "no file 'none.pdb'"),
         (["run", "raw.dcd"], {"page": "page.pdf"}, "ends in .html"),
+        (["run", "raw.dcd"], {"page": "nowhere/page.html"}, "'nowhere' is no folder that can be written to"),
+        (["run", "raw.dcd"], {"weights": ["./raw.dcd=short.txt"]}, "short.txt' holds 7 weights"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_sentence(folder, tmp_path, monkeypatch, paths, options, said):
@@ -131,6 +133,21 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(folder, tmp_path, mo
         compare(paths, say=silent, **options)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_molecules_that_the_box_has_cut_are_made_whole(peptide, mixture, tmp_path):
+    """Frames wrapped atom by atom into a box: their torsions are those of the molecules."""
+    angles, _ = mixture(np.random.default_rng(3), 50, TRUTH)
+    whole = md.Trajectory(peptide.frames(angles).astype(np.float32), peptide.topology)
+    box = np.full((50, 3), 3.0, dtype=np.float32)
+    cut = md.Trajectory(
+        np.mod(whole.xyz, 3.0), peptide.topology, unitcell_lengths=box, unitcell_angles=np.full((50, 3), 90.0)
+    )
+    assert np.abs(md.compute_phi(cut, periodic=False)[1] - md.compute_phi(whole, periodic=False)[1]).max() > 0.1
+    cut.save_xtc(str(tmp_path / "cut.xtc"))
+    loaded = load_trajectory(tmp_path / "cut.xtc", peptide.topology)
+    apart = md.compute_phi(loaded, periodic=False)[1] - md.compute_phi(whole, periodic=False)[1]
+    assert np.abs(np.angle(np.exp(1j * apart))).max() < 0.05  # xtc keeps thousandths of a nanometre
 
 
 def test_a_page_is_not_replaced_unasked(folder, tmp_path):

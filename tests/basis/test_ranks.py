@@ -158,6 +158,17 @@ def left_alone() -> None:
     assert time.monotonic() - begun < 5.0
 
 
+def test_the_state_of_another_devices_generator_is_not_taken():
+    """A GPU's is 16 bytes long: the CPU's goes on with numbers that are neither its own nor those of the beginning."""
+    own, again = ranks.generator(5), torch.Generator()
+    torch.rand(3, generator=own)
+    ranks.restore(again, own.get_state(), 5, after=3)
+    assert torch.equal(again.get_state(), own.get_state())
+    ranks.restore(again, torch.zeros(16, dtype=torch.uint8), 5, after=3)
+    assert torch.equal(again.get_state(), ranks.generator(5, after=3).get_state())
+    assert not torch.equal(again.get_state(), ranks.generator(5).get_state())
+
+
 def test_a_rank_that_is_gone_is_noticed():
     with pytest.raises(FileNotFoundError, match="1.pt"):  # all ended well, but the last one left nothing
         on_ranks(2, left_alone)

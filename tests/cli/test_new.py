@@ -190,6 +190,7 @@ def test_bad_names_are_refused(name):
         ([*PDB, "--temperature", "-3"], "--temperature = -3.0 must be a positive number of kelvin"),
         ([*PDB, "--temperature", "nan"], "--temperature = nan must be"),
         ([*PDB, "--implicit-solvent", "OBC2"], "--implicit-solvent goes with --prmtop"),
+        ([*PDB, "--ph", "5.5"], "--ph 5.5 goes with --fix"),
         (["--prmtop", "p", "--inpcrd", "i", "--implicit-solvent", "OBC7"], "OBC7 is not one of none, HCT, OBC1"),
         (["--prmtop", "p", "--inpcrd", "i"], "p cannot be read (No such file or directory)"),
         (["--system-xml", "s.xml", "--pdb", "a.pdb", "--fix"], "--fix goes with --pdb and --forcefield"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from molsampler.analysis.observables.basins import POSITIVE_PHI
+from molsampler.basis.errors import InputError
 from molsampler.basis.units import thermal_energy
 from molsampler.cli import main as cli
 from molsampler.molecules.dynamics.reference_simulation import STATE_FILE, ReferenceSettings
@@ -115,3 +116,8 @@ def test_the_state_stays_where_it_is_asked_for(tmp_path: Path) -> None:
     again = store_reference(molecule, energy, replace(short, keep_state=False), tmp_path, progress=False)
     assert np.array_equal(first.trajectory.xyz, again.trajectory.xyz)
     assert energy.counter.by_purpose["md"] == spent and not (tmp_path / STATE_FILE).exists()
+    with pytest.raises(InputError, match="holds a reference already: replace it with --overwrite"):
+        store_reference(molecule, energy, short, tmp_path, progress=False)
+    shorter = replace(short, keep_state=False, production_ps=0.016)
+    replaced = store_reference(molecule, energy, shorter, tmp_path, progress=False, overwrite=True)
+    assert replaced.trajectory.n_frames != first.trajectory.n_frames or energy.counter.by_purpose["md"] > spent

@@ -226,7 +226,7 @@ def test_a_seed_gives_the_same_run():
 
 def test_emphasis_resamples_where_the_loss_is():
     """Of two like groups of particles, one off by log 3 from the other, equal weights aside: a path's discrepancy from
-    the mean, here log 1.5 and -log 2, gives (1 + delta^2)^emphasis as many offspring, and the weights make up for it."""
+    the mean, here log 1.5 and -log 2, gives (1 + delta^2)^emphasis as many offspring; the weights make up for it."""
     config = SMCConfig(chunk=2, kappa=1.1, gamma=1.0, emphasis=3.0)  # lambda = 0: nothing but the loss
     policy = bad_policy(4)
     half = torch.arange(4000) < 2000

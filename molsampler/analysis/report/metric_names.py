@@ -169,7 +169,7 @@ AVERAGES = (
 
 RUN = (
     Figure("training_seconds", "s", "wall time of training"),
-    Figure("seconds_<stage>", "s", "wall time of another stage of the run: set-up, sampling, analysis"),
+    Figure("seconds_<stage>", "s", "wall time of another stage of the run: set-up, sampling"),
     Figure("updates", "", "updates made, of denoising and of the objective"),
     Figure("skipped_updates", "", "updates left out because their loss or a gradient was not finite"),
     Figure("evaluations", "", "evaluations of the molecule's energy that training cost; looking does not count"),

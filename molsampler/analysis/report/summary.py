@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from molsampler.analysis.observables.basins import POSITIVE_PHI
+from molsampler.analysis.observables.basins import POSITIVE_PHI, deviation
 from molsampler.analysis.pictures.figures import greek as greek_torsion
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.coverage_text import judge_coverage, limit
@@ -46,12 +46,6 @@ HEADLINES = {
 }
 
 
-def deviation(found: Estimate, known: Estimate) -> float | None:
-    """Difference in units of its standard error; None where no error is known."""
-    error = math.hypot(found.stderr, known.stderr)
-    return (found.value - known.value) / error if math.isfinite(error) and error > 0 else None
-
-
 def basin_rows(findings: StateFindings) -> list[BasinRow]:
     """One row a state, a residue's basins and phi > 0 or the molecule's pieces, with the reference beside it."""
     first, known = next(iter(findings.samples.values())), findings.reference
@@ -64,7 +58,8 @@ def basin_rows(findings: StateFindings) -> list[BasinRow]:
         if known is not None:
             other = known.populations[name]
             row |= {"reference": other.value, "reference_stderr": other.stderr}
-            row |= {"reference_free_energy": known.free_energies.get(name), "deviation": deviation(estimate, other)}
+            row["reference_free_energy"] = known.free_energies.get(name)
+            row["deviation"] = deviation(estimate.value, first.span(name), other.value, known.span(name))
         rows.append(BasinRow(**row))
     return rows
 

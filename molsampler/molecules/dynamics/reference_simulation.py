@@ -7,6 +7,7 @@ whether the state is inside the support are kept of every replica after every ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -228,6 +229,11 @@ class _Keeper:
 
 
 def _check(settings: ReferenceSettings) -> None:
+    if not (math.isfinite(settings.timestep) and settings.timestep > 0.0 and settings.exchange_interval >= 1):
+        raise InputError(
+            f"timestep {settings.timestep} ps and exchange_interval {settings.exchange_interval} steps must be "
+            "positive: give such as 0.001 and 100."
+        )
     if settings.rounds - settings.burn_in_rounds < settings.frame_interval or settings.frame_interval < 1:
         raise InputError(
             f"production_ps {settings.production_ps} gives no frame every {settings.frame_interval} rounds: "

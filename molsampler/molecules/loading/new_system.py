@@ -128,6 +128,8 @@ def _check_request(request: Request) -> None:
         raise InputError(
             "--fix goes with --pdb and --forcefield: other sources have parameters for the atoms they have"
         )
+    if request.ph != Request.ph and not request.fix:
+        raise InputError(f"--ph {request.ph:g} goes with --fix, which adds the hydrogens of that pH")
     if request.templates and source != "pdb":
         raise InputError("--templates goes with --forcefield")
     if request.chains and "pdb" not in given:

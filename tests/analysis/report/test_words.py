@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
 from molsampler.analysis.report.compared_table import above_floor, compared_rows
 from molsampler.analysis.report.page import number, percent, sigmas
-from molsampler.analysis.report.summary import deviation
+from molsampler.analysis.report.summary import basin_rows
 from molsampler.analysis.statistics.estimates import Estimate
 from molsampler.analysis.study import slug
 
@@ -43,5 +46,21 @@ def test_numbers_for_people() -> None:
     assert number(-71.234, 0.012) == "-71.234 ± 0.012"
     assert number(10_000) == "10,000" and number(0.012345) == "0.01235" and number(float("nan")) == "–"
     assert slug("phi > 0") == "phi_positive" and slug("(60, -120)") == "60_-120" and slug("phi ALA2") == "phi_ALA2"
-    assert deviation(Estimate(0.5, 0.03), Estimate(0.4, 0.04)) == pytest.approx(2.0)
-    assert deviation(Estimate(0.5, float("nan")), Estimate(0.4, 0.04)) is None
+
+
+def test_a_lopsided_interval_counts_with_its_side_towards_the_reference():
+    """One sample of 10,000 where the reference has 0.05 %: 2.5 standard errors, as `compare` has it; half of the
+    interval would make 3.6 of it."""
+    span = (0.000017, 0.00033)
+    few = SimpleNamespace(
+        populations={"alphaL": Estimate(0.0001, 0.5 * (span[1] - span[0]))},
+        spans={"alphaL": span},
+        free_energies={},
+        span=lambda name: span,
+    )
+    known = SimpleNamespace(
+        populations={"alphaL": Estimate(0.0005, 0.00002)}, free_energies={}, span=lambda name: (0.00048, 0.00052)
+    )
+    findings = SimpleNamespace(samples={"samples": few}, reference=known, found={"alphaL": 1}, heaviest={}, smoothed={})
+    (row,) = basin_rows(findings)
+    assert row.deviation == pytest.approx((0.0001 - 0.0005) / math.hypot(span[1] - 0.0001, 0.00002))

@@ -164,6 +164,8 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
         ({"production_ps": 0.005}, "0.005"),
         ({"frames": 0}, "frames 0"),
         ({"temperatures": -1}, "temperatures -1"),
+        ({"timestep": 0.0}, "timestep 0.0 ps and exchange_interval"),
+        ({"exchange_interval": 0}, "exchange_interval 0 steps must be"),
         ({"hydrogen_mass": 13.0}, "hydrogen_mass 13.0"),
         ({"hydrogen_mass": -1.0}, "hydrogen_mass -1.0"),
     ],
