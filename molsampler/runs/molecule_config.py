@@ -36,7 +36,7 @@ MOLECULE_TRAIN = change(
 )
 """What a run on a molecule begins with: torsions first, then a short diffusion. After a short warm-up trajectory
 balance trains the torsions, whose density regression on replayed states learns by heart, while the diffusion goes on by
-denoising with SOAP, whose gradients are far less noisy (docs/BENCHMARKS.md)."""
+denoising with SOAP, whose gradients are far less noisy (docs/ABLATIONS.md)."""
 
 
 SEVERAL = "for a run at several temperatures"
