@@ -113,13 +113,9 @@ class Graph:
 
     @property
     def flexible_rings(self) -> list[list[int]]:
-        """Rings of six or more atoms, tetrahedral ones among them: they may have several conformers with barriers
-        between.
-
-        Five-membered rings turn over within picoseconds, and annealing finds both puckers of proline; aromatic rings
-        have no tetrahedral atom.
-        """
-        return [ring for ring in self.rings if len(ring) >= 6 and any(len(self.neighbours[k]) >= 4 for k in ring)]
+        """Rings of five or more atoms, tetrahedral ones among them: they may have several conformers with barriers
+        between, such as the puckers of proline. Aromatic rings have no tetrahedral atom."""
+        return [ring for ring in self.rings if len(ring) >= 5 and any(len(self.neighbours[k]) >= 4 for k in ring)]
 
     def around(self, ring: list[int]) -> list[int]:
         """The atoms of a ring in the order in which its bonds join them, from the first, its lower neighbour next."""

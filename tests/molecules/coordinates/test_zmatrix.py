@@ -169,11 +169,12 @@ def test_an_axis_that_cannot_be_soft_is_refused(axis, words):
         soft_torsions(molecule, build_zmatrix(molecule), soft=[axis])
 
 
-def test_flexible_rings_are_those_of_six_atoms_or_more_with_a_tetrahedral_one():
-    assert cases.toluene().graph.flexible_rings == cases.with_proline().graph.flexible_rings == []
+def test_flexible_rings_are_those_of_five_atoms_or_more_with_a_tetrahedral_one():
+    assert cases.toluene().graph.flexible_rings == []
+    assert [len(ring) for ring in cases.with_proline().graph.flexible_rings] == [5]
     graphs = {name: load_molecule(name).graph for name in ("phe", "cyclo_ala_gly", "cyclo_phe_pro")}
     lengths = {name: [len(ring) for ring in graph.flexible_rings] for name, graph in graphs.items()}
-    assert lengths == {"phe": [], "cyclo_ala_gly": [12], "cyclo_phe_pro": [6]}  # not the pyrrolidine
+    assert lengths == {"phe": [], "cyclo_ala_gly": [12], "cyclo_phe_pro": [6, 5]}
 
 
 def test_ring_bonds_are_found_and_never_soft():
