@@ -11,7 +11,7 @@ from typing import Any
 # a small batch slow each other down many times over. It has to be said before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 __all__ = [
     "Density",
     "DensityConfig",

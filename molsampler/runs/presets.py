@@ -49,7 +49,7 @@ def _cpu() -> RunConfig:
 
 def _long() -> RunConfig:
     """60 minutes of training on two cores."""
-    return change(RunConfig(), train={"minutes": 60.0, "moves": {"limit": 20_000_000}})
+    return change(RunConfig(), train={"minutes": 60.0})
 
 
 def _paper() -> RunConfig:
