@@ -54,7 +54,7 @@ def test_a_run_samples_its_own_temperature_and_several_others(config, tmp_path):
         expected = job.target.single.log_prob(own[:, :-1])
     samples = job.run.load_samples()
     inside = np.isfinite(samples.log_prob)
-    np.testing.assert_allclose(samples.log_prob[inside], expected.numpy()[inside], atol=0.05)  # of a DCD's rounding
+    np.testing.assert_allclose(samples.log_prob[inside], expected.numpy()[inside], rtol=1e-4, atol=0.05)  # a DCD rounds, and a clash is steep
     with np.load(tmp_path / "run" / "temperatures.npz") as archive:
         temperature, log_w, energy = (archive[name] for name in ("temperature", "log_weights", "potential_energy"))
     assert temperature.shape == log_w.shape == energy.shape == (120,)
@@ -84,7 +84,7 @@ def test_samples_of_any_temperature_between_are_those_of_its_density(config, tmp
     assert not (tmp_path / "run" / "temperatures.npz").exists()  # those come with samples of the molecule's own
     inside = np.isfinite(samples.log_prob)
     expected = -samples.potential_energy / thermal_energy(400.0) + log_det.numpy()
-    np.testing.assert_allclose(samples.log_prob[inside], expected[inside], atol=0.05)
+    np.testing.assert_allclose(samples.log_prob[inside], expected[inside], rtol=1e-4, atol=0.05)
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "samples at 400 K" in text and "reference_ess" not in metrics
     assert stored_ensemble("run", tmp_path / "run").temperature == 400.0
