@@ -54,7 +54,8 @@ def test_a_run_samples_its_own_temperature_and_several_others(config, tmp_path):
         expected = job.target.single.log_prob(own[:, :-1])
     samples = job.run.load_samples()
     inside = np.isfinite(samples.log_prob)
-    np.testing.assert_allclose(samples.log_prob[inside], expected.numpy()[inside], rtol=1e-4, atol=0.05)  # a DCD rounds, and a clash is steep
+    # a DCD rounds, and a clash is steep
+    np.testing.assert_allclose(samples.log_prob[inside], expected.numpy()[inside], rtol=1e-4, atol=0.05)
     with np.load(tmp_path / "run" / "temperatures.npz") as archive:
         temperature, log_w, energy = (archive[name] for name in ("temperature", "log_weights", "potential_energy"))
     assert temperature.shape == log_w.shape == energy.shape == (120,)
