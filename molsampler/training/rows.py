@@ -53,7 +53,10 @@ COLUMNS = (
     Column("skipped", "updates skipped so far because something was not finite"),
     Column("energy_evaluations", "evaluations of the target so far, without those for analysis"),
     Column("guide_scores", "scores of the guide so far: no evaluations of the target, but of a cheaper stand-in"),
-    Column("evaluations_non_finite", "of these, how many gave NaN or an exception and were returned as +inf"),
+    Column(
+        "evaluations_non_finite",
+        "of energy_evaluations and evaluations_analysis, how many gave NaN or an exception and were returned as +inf",
+    ),
     *(Column(f"evaluations_{word}", f"so far, for {meaning}") for word, meaning in PURPOSES.items()),
 )
 """docs/METRICS_CSV.md is made from these; a row holds no other column."""

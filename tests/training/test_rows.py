@@ -35,12 +35,22 @@ def test_every_column_is_in_a_row_and_the_other_way_round(rows):
         assert list(row) == expected
 
 
+def test_a_column_speaks_of_others_by_name():
+    """Another one may be put between: what "of these" refers to would then change."""
+    assert not [column.name for column in COLUMNS if column.meaning.startswith("of these")]
+
+
 def test_the_row_has_what_the_pictures_read(rows):
     last = rows[3]
     for panel in PANELS:
-        found = [name for name in last if name in panel.columns or any(name.startswith(p) for p in panel.prefixes)]
-        assert found, panel.title
-        assert any(math.isfinite(last[name]) for name in found), panel.title
+        assert set(panel.columns) <= {column.name for column in COLUMNS}, panel.title
+        assert any(math.isfinite(last[name]) for name in panel.columns if name not in ADDED), panel.title
+
+
+def test_the_pictures_show_every_bound_and_no_count_for_a_purpose():
+    drawn = {name for panel in PANELS for name in panel.columns}
+    assert {"elbo", "eubo", "log_z", "log_z_running", "log_z_estimate"} <= drawn
+    assert {f"evaluations_{word}" for word in PURPOSES} <= drawn and "evaluations_non_finite" not in drawn
 
 
 def test_updates_losses_and_phase(rows):

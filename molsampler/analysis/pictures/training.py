@@ -11,33 +11,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from molsampler.analysis.pictures.figures import NARROW, STYLE, save
+from molsampler.basis.counter import PURPOSES
 
 _LINES = ("#1f6fb4", "#d9730d", "#3a8f4d", "#8a56b0", "#b04a4a", "#6b6b6b", "#c2a11f", "#2aa0a8")
 
 
 class Panel(NamedTuple):
-    """One set of axes: which columns, by exact name or by prefix ("evaluations_"), in which unit."""
+    """One set of axes: which columns of metrics.csv, in which unit."""
 
     title: str
     columns: tuple[str, ...]
-    prefixes: tuple[str, ...] = ()
     factor: float = 1.0
     log: bool = False
 
 
 PANELS = (
-    Panel("loss", ("loss", "twist_loss", "denoising_loss"), ("loss_",), log=True),
-    Panel("ELBO and log Z", ("elbo", "log_z", "log_z_estimate")),
-    Panel("effective sample size (%)", ("ess", "smc_ess"), ("ess_",), factor=100.0),
+    Panel("loss", ("loss", "twist_loss", "denoising_loss"), log=True),
+    Panel("ELBO and log Z", ("elbo", "log_z", "log_z_estimate", "log_z_running", "eubo")),
+    Panel("effective sample size (%)", ("ess",), factor=100.0),
     Panel(
         "energy evaluations (millions)",
-        ("energy_evaluations",),
-        ("evaluations_", "energy_evaluations_"),
+        ("energy_evaluations", *(f"evaluations_{word}" for word in PURPOSES)),
         factor=1e-6,
     ),
-    Panel("tempering λ", ("lambda",), ("lambda_", "smc_lambda", "replay_lambda")),
-    Panel("resampling steps of a run of SMC", ("resampling_steps", "resamplings", "smc_resampling_steps")),
-    Panel("distinct ancestors", ("distinct_ancestors", "smc_distinct_ancestors")),
+    Panel("tempering λ", ("replay_lambda", "smc_lambda")),
+    Panel("resampling steps of a run of SMC", ("resampling_steps",)),
+    Panel("distinct ancestors", ("distinct_ancestors",)),
 )
 
 
@@ -72,13 +71,11 @@ def draw_training(columns: dict[str, np.ndarray], path: str | Path | BinaryIO, n
 
 def _present(panel: Panel, columns: dict[str, np.ndarray]) -> list[str]:
     """The panel's columns that hold a number."""
-    names = [name for name in panel.columns if name in columns]
-    names += [name for name in columns if name not in names and any(name.startswith(p) for p in panel.prefixes)]
-    return [name for name in names if np.isfinite(columns[name]).any()]
+    return [name for name in panel.columns if name in columns and np.isfinite(columns[name]).any()]
 
 
 def _label(column: str) -> str:
-    words = {"elbo": "ELBO", "ess": "ESS", "smc": "SMC", "md": "MD", "mala": "MALA", "z": "Z", "lambda": "λ"}
+    words = {"elbo": "ELBO", "eubo": "EUBO", "ess": "ESS", "smc": "SMC", "md": "MD", "z": "Z", "lambda": "λ"}
     return " ".join(words.get(word, word) for word in column.split("_"))
 
 

@@ -149,7 +149,7 @@ def percent(value: float | None, stderr: float | None = None) -> str:
         return "–"
     if stderr is None or not 0 < stderr < 1:
         return f"{100 * value:.3g}\u00a0%"
-    digits = max(0, min(4, 1 - _exponent(100 * stderr)))
+    digits = max(0, min(6, 1 - _exponent(100 * stderr)))
     return f"{100 * value:.{digits}f} ± {100 * stderr:.{digits}f}\u00a0%"
 
 

@@ -40,6 +40,7 @@ def test_the_table_has_each_residue_and_the_mean() -> None:
 def test_numbers_for_people() -> None:
     assert percent(0.2731, 0.0044) == "27.31 ± 0.44\u00a0%"
     assert percent(0.00271, 0.00012) == "0.271 ± 0.012\u00a0%"
+    assert percent(3e-7, 1e-7) == "0.000030 ± 0.000010\u00a0%"  # a rare basin is not one of no error
     assert percent(None) == percent(float("nan")) == "–"
     assert percent(0.5, 0.0) == "50\u00a0%"
     assert sigmas(-1.24) == "−1.2\u00a0σ" and sigmas(-0.01) == "+0.0\u00a0σ" and sigmas(None) == "–"
