@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.cli.commands import check, compare, new, reference
 from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, print_verdict, printer
+from molsampler.cli.resuming import refuse_with_resume
 from molsampler.runs import molecule as runs
 from molsampler.runs import results
 from molsampler.runs.loop import held_processes, with_file, with_minutes
@@ -100,9 +100,7 @@ class Options:
         say, out = printer(self.quiet), self.out or runs.default_folder(system)
         if not self.resume:
             return runs.begin(self.resolve(system), out, overwrite=self.overwrite, say=say)
-        for name in ("preset", "config", "overwrite", "hottest", "coldest"):
-            if getattr(self, name) not in (None, False):
-                raise InputError(f"--resume goes on with the configuration of the run in '{out}': leave out --{name}")
+        refuse_with_resume(self, ("preset", "config", "overwrite", "hottest", "coldest"), out)
         return runs.go_on(
             out,
             system=system,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -12,17 +12,18 @@ import tyro
 
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import change
+from molsampler.basis.settings import change, walk
 from molsampler.cli.launch import several
 from molsampler.cli.output import Stopped, guarded, printer
+from molsampler.cli.resuming import refuse_with_resume
 from molsampler.runs import conditional, synthetic
 from molsampler.runs.density import DensityRunDirectory
 from molsampler.runs.loop import held_processes, with_file, with_minutes
-from molsampler.runs.methods import find_arm
+from molsampler.runs.methods import apply_arm, find_arm
 from molsampler.runs.synthetic_config import SyntheticConfig, synthetic_config
 from molsampler.runs.tables import Finished, draw, save_table
 from molsampler.store.checkpoint import read_checkpoint
-from molsampler.store.config_file import read_toml
+from molsampler.store.config_file import load_toml, read_toml
 from molsampler.targets.synthetic import CONDITIONAL
 
 _NAMED = ("samples", "processes", "threads")
@@ -41,9 +42,11 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Of everything random, one run each."""
     minutes: float | None = None
-    """Training time of a run, warm start included; set-up and sampling come on top."""
+    """Training time of a run, warm start included; set-up and sampling come on top. With --resume, of the whole run:
+    more than it had trains it on."""
     config: Path | None = None
-    """A TOML file whose values replace the target's settings; the config.toml of any synthetic run is one."""
+    """A TOML file whose values replace the target's settings; the config.toml of any synthetic run is one. With
+    --resume it has to say what the run was begun with."""
     out: Path | None = None
     """The run directory, or the folder of the runs of a table; by default runs/ and the target's name."""
     samples: int | None = None
@@ -53,7 +56,7 @@ class Options:
     threads: int | None = None
     """Threads of torch, 0 for all cores; of each process, where there are several."""
     resume: bool = False
-    """Go on from checkpoints; finished runs of a table are taken as they are."""
+    """Go on from checkpoints; finished runs are taken as they are, unless other minutes or samples are asked for."""
     overwrite: bool = False
     """Replace the runs that are there."""
     quiet: bool = False
@@ -91,6 +94,8 @@ def _run_all(options: Options) -> None:
     for arm in options.arms:
         find_arm(arm)
     out = options.out or Path("runs") / options.target
+    if options.resume:
+        refuse_with_resume(options, ("overwrite",), out)
     configs = [options.resolve(arm, seed) for arm in options.arms for seed in options.seeds]
     folders = [out if len(configs) == 1 else out / f"{config.arm}-{config.train.seed}" for config in configs]
     held = configs[0].processes
@@ -122,18 +127,21 @@ def _tell(options: Options, finished: list[Finished], out: Path, last: bool) -> 
 def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]:
     """One run from start, or from its checkpoint, to its metrics, which the first rank has."""
     say = printer(options.quiet)
-    if options.resume:
-        _check_same(config, out)
-    there = ranks.from_first({name: (out / name).is_file() for name in ("metrics.json", "checkpoint.pt")})
-    if options.resume and there["metrics.json"]:
+    held = _held(options, config, out) if options.resume else None
+    names = ("metrics.json", "checkpoint.pt", "metrics.csv")
+    there = ranks.from_first({name: (out / name).is_file() for name in names})
+    asked = {} if held is None else _asked(options, held)
+    if options.resume and there["metrics.json"] and not asked:
         return DensityRunDirectory(out).load_metrics()
-    going_on = options.resume and there["checkpoint.pt"]
-    run = DensityRunDirectory.claim(out, overwrite=options.overwrite, resume=going_on)
+    # killed before its first checkpoint, as a classical arm always is: begun anew, nothing is lost
+    anew = held is not None and not any(there.values())
+    going_on = options.resume and (held is not None or there["checkpoint.pt"]) and not anew
+    run = DensityRunDirectory.claim(out, overwrite=options.overwrite or anew, resume=going_on)
     try:
         if find_arm(config.arm).baseline:
             return synthetic.baseline(config, run, say)
         job = job_of(config.target)
-        made = job.resume(run, say) if going_on else job.start(config, run, say)
+        made = job.resume(run, say, threads=options.threads, **asked) if going_on else job.start(config, run, say)
         if not made.train(progress=not options.quiet):
             raise Stopped
         return job.conclude(made)
@@ -141,10 +149,11 @@ def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]
         run.release()
 
 
-def _check_same(config: SyntheticConfig, out: Path) -> None:
-    """InputError where the run in `out` is another than the one asked for."""
+def _held(options: Options, config: SyntheticConfig, out: Path) -> SyntheticConfig | None:
+    """The configuration of the run in `out`, None where there is none; InputError where it is another run than the one
+    asked for."""
     if not (out / "config.toml").is_file():
-        return
+        return None
     if (out / "checkpoint.pt").is_file():
         read_checkpoint(out / "checkpoint.pt")  # of an older format, whose configuration has other keys
     held = read_toml(out / "config.toml", SyntheticConfig())
@@ -154,6 +163,44 @@ def _check_same(config: SyntheticConfig, out: Path) -> None:
             f"'{out}' holds target '{there[0]}', arm '{there[1]}', seed {there[2]}; target '{asked[0]}', arm "
             f"'{asked[1]}', seed {asked[2]} were asked for: name another directory with --out"
         )
+    if options.config is not None:
+        _check_file(options, config, held, out)
+    return held
+
+
+def _check_file(options: Options, config: SyntheticConfig, held: SyntheticConfig, out: Path) -> None:
+    """InputError where the file of --config says something else than the run in `out`, which would not heed it."""
+    asked = dataclasses.replace(config, train=apply_arm(config.arm, config.train))
+    free = {"target", "arm", "processes", "threads"}  # those that are checked or free to change
+    if options.minutes is not None:
+        free |= {"train.minutes", "train.warm_updates", "train.updates"}
+    if options.samples is not None:
+        free.add("samples")
+    said, there = set(_names(load_toml(options.config))) - free, {name: value for name, _, _, value in walk(held)}
+    for name, _, _, value in walk(asked):
+        # what the beginning of the run decided is not in the file
+        if name in said and value not in (None, "auto") and value != there[name]:
+            raise InputError(
+                f"'{out}' holds a run with {name} = {there[name]!r}, and '{options.config}' asks for {value!r}: leave "
+                "out --config, or name another directory with --out"
+            )
+
+
+def _names(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The settings that a configuration file names, with dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+def _asked(options: Options, held: SyntheticConfig) -> dict[str, Any]:
+    """Minutes and samples where another number than the run's is asked for; of a classical arm they change nothing."""
+    if find_arm(held.arm).baseline:
+        return {}
+    asked = {"minutes": (options.minutes, held.train.minutes), "samples": (options.samples, held.samples)}
+    return {name: value for name, (value, there) in asked.items() if value not in (None, there)}
 
 
 @ranks.first_only

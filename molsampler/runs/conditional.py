@@ -104,9 +104,9 @@ def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> Condi
     return density.start(ConditionalRun, target, config, run, say)
 
 
-def resume(run: RunDirectory, say: Say = print) -> ConditionalRun:
-    """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
-    return synthetic.resume_as(ConditionalRun, run, say)
+def resume(run: RunDirectory, say: Say = print, minutes: float | None = None, **instead: Any) -> ConditionalRun:
+    """As `synthetic.resume`."""
+    return synthetic.resume_as(ConditionalRun, run, say, minutes, **instead)
 
 
 def conclude(run: ConditionalRun) -> dict[str, Any]:

@@ -89,16 +89,36 @@ def start(config: SyntheticConfig, run: RunDirectory, say: Say = print) -> Synth
     return density.start(SyntheticRun, target, config, run, say)
 
 
-def resume(run: RunDirectory, say: Say = print) -> SyntheticRun:
-    """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped."""
-    return resume_as(SyntheticRun, run, say)
+def resume(run: RunDirectory, say: Say = print, minutes: float | None = None, **instead: Any) -> SyntheticRun:
+    """Go on from the checkpoint of a run directory; rows of metrics.csv after it are dropped.
+
+    minutes : of training in all, more than the run had
+    instead : threads or samples, in place of the configuration's; None leaves them
+    """
+    return resume_as(SyntheticRun, run, say, minutes, **instead)
 
 
-def resume_as(kind: type[Kind], run: RunDirectory, say: Say) -> Kind:
+def resume_as(kind: type[Kind], run: RunDirectory, say: Say, minutes: float | None = None, **instead: Any) -> Kind:
     """`resume`, of any kind of run on a target of the registry."""
     state = read_checkpoint(run / "checkpoint.pt")
     config = held_config(state, kind.kind, SyntheticConfig(), run)
-    return density.resume(kind, make_synthetic(config.target), config, state, run, say)
+    changes = {name: value for name, value in instead.items() if value is not None}
+    config = dataclasses.replace(config, **changes)
+    made = density.resume(kind, make_synthetic(config.target), config, state, run, say)
+    if minutes is not None:
+        made.extend(minutes)
+    elif changes:
+        write_config(made.config, run)
+    if minutes is not None or changes:
+        made.save()  # whoever goes on once more need not ask again
+    _drop_figures(run)
+    return made
+
+
+@ranks.first_only
+def _drop_figures(run: RunDirectory) -> None:
+    """Of a finished run that goes on: stopped once more, it is not taken for finished."""
+    (run / "metrics.json").unlink(missing_ok=True)
 
 
 def conclude(run: SyntheticRun) -> dict[str, Any]:

@@ -174,6 +174,51 @@ def test_a_run_is_not_taken_for_another(tiny, whole, capsys):
     assert not (whole.parent / "other").exists()
 
 
+def resumed(out: Path, *more: str, arm: str = "default") -> int:
+    return main(["gmm25", "--arms", arm, "--out", str(out), "--resume", "--quiet", *more])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--overwrite",), ("--resume", "leave out --overwrite")),
+        (("--config", "other.toml"), ("train.passes.particles = 64", "asks for 32", "leave out --config")),
+        (("--minutes", "1e-6"), ("minutes = 1e-06 adds nothing",)),
+    ],
+)
+def test_what_a_run_that_goes_on_would_not_heed_is_refused(whole, tmp_path, capsys, monkeypatch, flags, words):
+    (tmp_path / "other.toml").write_text("[train.passes]\nparticles = 32\n")
+    monkeypatch.chdir(tmp_path)
+    out = Path(shutil.copytree(whole, tmp_path / "copy"))
+    before = contents(out)
+    assert resumed(out, *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words) and contents(out) == before
+
+
+def test_a_finished_run_is_sampled_again_or_trained_on_where_that_is_asked_for(whole, tmp_path, no_pictures):
+    out = Path(shutil.copytree(whole, tmp_path / "copy"))
+    assert resumed(out, "--samples", "1200", "--threads", "1") == 0
+    assert len(load_samples(out).x) == 1200 and metrics_of(out)["updates"] == metrics_of(whole)["updates"]
+    before = (out / "metrics.json").stat().st_mtime_ns
+    assert resumed(out, "--samples", "1200") == 0 and (out / "metrics.json").stat().st_mtime_ns == before
+    seconds = metrics_of(out)["training_seconds"]["value"]
+    assert resumed(out, "--minutes", str((seconds + 0.5) / 60.0)) == 0
+    assert metrics_of(out)["updates"]["value"] > metrics_of(whole)["updates"]["value"]
+    assert len(load_samples(out).x) == 1200
+
+
+def test_a_classical_arm_that_was_killed_is_made_anew(tiny, tmp_path, no_pictures, capsys):
+    """It has no checkpoint: config.toml and samples are there, the figures are not."""
+    out = tmp_path / "classical"
+    assert run(tiny, out, "--arms", "smc-mala") == 0
+    whole = metrics_of(out)
+    (out / "metrics.json").unlink()
+    assert resumed(out, arm="smc-hmc") == 2 and "arm 'smc-mala'" in capsys.readouterr().err
+    assert run(tiny, out, "--arms", "smc-mala", "--resume") == 0
+    assert metrics_of(out)["log_z_estimate"] == whole["log_z_estimate"]
+
+
 def test_a_run_of_an_older_format_is_refused_in_one_sentence(tiny, whole, tmp_path, capsys):
     """Its configuration has other keys, its checkpoint no format; its samples are read all the same."""
     old = Path(shutil.copytree(whole, tmp_path / "old"))
