@@ -25,8 +25,9 @@ from molsampler.preparation.short_md import SetupConfig, short_md, standardise
 APART = 0.8
 """Radians: minima that differ by more in some torsion are pieces of their own. Those of one chair differ by less than
 0.1, neighbouring twist-boats of a ring of six by 1.2."""
-STAYS = 0.5
-"""Share of the frames of short MD that have to lie in a piece for it to be one: others are slopes, or saddles."""
+STAYS = 0.2
+"""Share of the frames of short MD that have to lie in a piece for it to be one: others are slopes, or saddles. A pucker
+that MD leaves within a picosecond is worth a chart of its own (docs/ABLATIONS.md)."""
 _QUENCH_STEPS = 400
 
 
