@@ -166,7 +166,8 @@ class RunDirectory:
             arrays["distinct_ancestors"] = np.asarray(distinct_ancestors, dtype=np.int64)
         if temperature is not None:
             arrays["temperature"] = np.array(temperature, dtype=np.float64)
-        for name in ("metrics.json", "report.html", TEMPERATURES_PNG, *PICTURES):
+        # the weights go first: frames beside weights of other frames would not be noticed after a kill
+        for name in ("weights.npz", "resampled.dcd", "metrics.json", "report.html", TEMPERATURES_PNG, *PICTURES):
             (self / name).unlink(missing_ok=True)
         write_pdb(self / "topology.pdb", mdtop, positions[0])
         with atomic_path(self / "samples.dcd") as path:

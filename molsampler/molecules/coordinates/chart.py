@@ -166,6 +166,8 @@ class Chart(Coordinates):
         self.require_fit()
         assert self.mean is not None
         n = self.n_stiff
+        if len(z) < 2 * n:
+            return self
         try:
             found = nearest_normal(z[:, :n], z[:, n:], score)
         except torch.linalg.LinAlgError:  # a singular matrix
