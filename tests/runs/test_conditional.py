@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import molsampler
 from molsampler.cli.synthetic import Options, main
 from molsampler.runs import conditional
 from molsampler.runs.synthetic_config import synthetic_config
@@ -82,6 +84,18 @@ def test_figures_are_those_of_the_samples_written(table):
     truth = target.held_out_log_z.numpy()
     assert metrics["log_z_true"]["value"] == pytest.approx(truth.mean())
     assert metrics["log_z_error"]["value"] == pytest.approx(np.sqrt(np.square(log_z - truth).mean()))
+
+
+def test_samples_are_read_with_their_conditions(table):
+    """Weights sum to 1 within each: Z(c) is another for every condition."""
+    samples = molsampler.load_samples(table / "tb-0")
+    assert np.unique(samples.condition, return_counts=True)[1].tolist() == [15] * 64
+    np.testing.assert_allclose(np.bincount(samples.condition, weights=samples.weights), 1.0)
+    first = np.exp(samples.log_weights[:15] - samples.log_weights[:15].max())
+    np.testing.assert_allclose(samples.weights[:15], first / first.sum())
+    none = dataclasses.replace(samples, log_weights=np.where(samples.condition == 3, -np.inf, samples.log_weights))
+    assert none.weights.sum() == pytest.approx(63.0) and not none.weights[none.condition == 3].any()
+    assert dataclasses.replace(samples, log_weights=np.full(64 * 15, -np.inf)).weights is None
 
 
 def test_rows_of_training_are_of_held_out_conditions(table):
