@@ -14,7 +14,7 @@ import torch
 
 import molsampler
 from molsampler.cli.synthetic import Options, main
-from molsampler.runs import conditional
+from molsampler.runs import conditional, tables
 from molsampler.runs.synthetic_config import synthetic_config
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.synthetic import CONDITIONAL, make_synthetic
@@ -102,7 +102,22 @@ def test_rows_of_training_are_of_held_out_conditions(table):
     rows = RunDirectory(table / "tb-0").read_metrics_rows()
     truth = float(make_synthetic("linear-gaussian").held_out_log_z[: conditional.IN_ROWS].mean())
     assert all(float(row["elbo"]) < truth < float(row["eubo"]) for row in rows)
+    assert all(float(row["eubo_gap"]) == pytest.approx(float(row["eubo"]) - truth) for row in rows)
     assert all(float(row["elbo"]) < float(row["log_z_estimate"]) for row in rows) and not rows[0]["log_z_running"]
+
+
+def test_curves_compare_the_eubo_with_log_z_of_the_same_conditions(table, monkeypatch):
+    """metrics.json has the mean log Z of all 64 held-out conditions, a row that of 32."""
+    drawn = {}
+    monkeypatch.setattr(tables, "draw_arms", lambda *arguments: None)
+    monkeypatch.setattr(tables, "draw_curves", lambda path, curves, name, **rest: drawn.update(curves))
+    run = tables.Finished("tb", 0, table / "tb-0", metrics_of(table / "tb-0"))
+    tables.draw("linear-gaussian", [run], table)
+    log_z = make_synthetic("linear-gaussian").held_out_log_z
+    truth = float(log_z[: conditional.IN_ROWS].mean())
+    assert abs(truth - float(log_z.mean())) > 0.01
+    (curve,) = drawn["tb"]
+    np.testing.assert_allclose(curve["eubo_gap"], curve["eubo"] - truth, rtol=1e-6)
 
 
 def test_every_figure_is_documented(table):
