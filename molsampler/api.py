@@ -187,7 +187,8 @@ def resume(
 
 def load_samples(out: str | Path) -> Any:
     """The samples of a run directory. Of a molecule `Samples`: `trajectory` (mdtraj), `weights`, `log_weights`,
-    `potential_energy` (kJ/mol); of a density `DensitySamples`: `x`, `weights`, `log_weights`."""
+    `potential_energy` (kJ/mol); of a density `DensitySamples`: `x`, `weights`, `log_weights`, and of a target with
+    conditions `condition`, within each of which the weights sum to 1."""
     if (Path(out) / "samples.npz").is_file():
         return density.load_samples(out)
     return RunDirectory(out).load_samples()

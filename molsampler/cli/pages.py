@@ -59,7 +59,9 @@ _COLUMNS = """# Columns of metrics.csv
 Made by `make docs` from the package. One row an evaluation: by default 60 over a run, evenly spread over the updates.
 An evaluation draws samples of the averaged policy with random numbers of its own and keeps nothing of them, so that
 looking more often changes no number that is trained. A cell is empty where a value is unknown or not finite. Of a
-target with conditions, ESS, ELBO, EUBO and both kinds of log Z are means over 32 held-out conditions.
+target with conditions, ESS, ELBO, EUBO and both kinds of log Z are means over 32 held-out conditions; of a run at
+several temperatures, over those that it is looked at. There `smc_log_z` alone is of Z(T) over the guess that training
+starts from, and near 0.
 """
 
 

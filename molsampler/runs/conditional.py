@@ -48,7 +48,11 @@ class ConditionalRun(DensityRun):
         n = self.config.train.evaluation_samples // len(given)
         row = conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
         exact = self.backward_log_weights(given, n, generator)
-        return row if exact is None else row | {"eubo": float(exact.mean())}
+        if exact is None:
+            return row
+        row["eubo"] = found = float(exact.mean())
+        truth = self.target.held_out_log_z
+        return row if truth is None else row | {"eubo_gap": found - float(truth[:IN_ROWS].mean())}
 
     def backward_log_weights(self, given: Tensor, n: int, generator: torch.Generator) -> Tensor | None:
         """log w (G, n) of n exact samples for each of the conditions (G, K), noised back to the prior; None where the

@@ -98,17 +98,27 @@ class DensityRun(TrainingRun):
 class DensitySamples:
     """x : (n, D) in the target's own coordinates, and (n,) float64 log_weights (-inf off the support), log_prob (log R
     on the standardised coordinates; None where a classical arm of version 0.1.0 wrote none), group (SMC pass, or
-    None)."""
+    None), condition (the number of the held-out condition that it was drawn for; None where the target has none)."""
 
     x: np.ndarray
     log_weights: np.ndarray
     log_prob: np.ndarray | None = None
     group: np.ndarray | None = None
+    condition: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray | None:
-        """(n,) normalised weights; None where no sample lies on the support."""
-        return normalised(self.log_weights)
+        """(n,) normalised weights; None where no sample lies on the support. Where there are conditions those of each
+        sum to 1, or are all 0 where none of its samples lies on the support: weights of different ones do not
+        compare."""
+        if self.condition is None:
+            return normalised(self.log_weights)
+        weights = np.zeros(len(self.log_weights))
+        for one in np.unique(self.condition):
+            own = self.condition == one
+            found = normalised(self.log_weights[own])
+            weights[own] = 0.0 if found is None else found
+        return weights if weights.any() else None
 
 
 def check(config: Any) -> None:

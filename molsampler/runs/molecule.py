@@ -63,12 +63,15 @@ class Job(TrainingRun):
     target: MoleculeTarget
 
     def row(self) -> dict[str, Any]:
-        """One row of metrics.csv; of a run at several temperatures, averaged over them."""
+        """One row of metrics.csv; of a run at several temperatures, averaged over them, by no guess of Z(T) divided, as
+        in metrics.json."""
         if not isinstance(self.target, TemperatureTarget):
             return super().row()
         given, generator = self.temperatures(), self.trainer.evaluation_generator()
         n = max(self.config.train.evaluation_samples // len(given), 2)
-        return conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
+        row = conditional_row(self.trainer, given, draw_given(self.trainer, given, n, generator))
+        guess = float(self.target.log_z_guess(given).mean())
+        return row | {name: row[name] + guess for name in ("elbo", "elbo_median", "log_z", "log_z_estimate")}
 
     def temperatures(self) -> Tensor:
         """(G, 1) kelvin, at which a policy for a range of temperatures is looked at, evenly spaced in log T, whole

@@ -98,8 +98,9 @@ def draw(target: str, finished: list[Finished], out: Path) -> None:
         columns = RunDirectory(run.folder).metrics_columns()
         if "eubo" in columns:
             truth = run.value("log_z_true")
-            gap = {"eubo_gap": columns["eubo"] - truth} if np.isfinite(truth) else {"eubo_gap": columns["eubo"]}
-            curves.setdefault(run.arm, []).append(columns | gap)
+            if "eubo_gap" not in columns:  # where there are conditions a row has it: it is of some of them only
+                columns["eubo_gap"] = columns["eubo"] - (truth if np.isfinite(truth) else 0.0)
+            curves.setdefault(run.arm, []).append(columns)
     if curves:
         known_z = np.isfinite(finished[0].value("log_z_true"))
         label = f"{target}: EUBO" + (" - log Z" if known_z else "")

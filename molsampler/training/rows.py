@@ -39,6 +39,7 @@ COLUMNS = (
     Column("log_z_running", "running estimate from the weights of training rollouts and SMC passes", "nat"),
     Column("log_z_estimate", "log of the mean weight of the evaluation's samples", "nat"),
     Column("eubo", "mean log-weight of held-out exact samples noised back; synthetic targets only", "nat"),
+    Column("eubo_gap", "eubo less the mean true log Z of the same conditions; targets with conditions only", "nat"),
     Column("outside_support", "fraction of the evaluation's samples off the support"),
     Column("replay_lambda", "tempering exponent of the replay buffer"),
     Column("replay_size", "states in the replay buffer"),

@@ -230,7 +230,9 @@ def test_conditions_by_two_processes(tmp_path, capfd):
     for held in (state["behaviours"]["buffer"], state["others"][0]["behaviours"]["buffer"]):
         assert held["size"] == len(held["offset"]) > 0 and float(held["offset"].std()) > 0.0
     assert run.load_metrics()["conditions"]["value"] == 64.0
-    assert synthetic.main([*common, "--resume", "--processes", "1", "--minutes", "0.05"]) == 0
+    minutes = run.load_metrics()["training_seconds"]["value"] / 60.0 + 0.05
+    assert synthetic.main([*common, "--resume", "--processes", "1", "--minutes", str(minutes)]) == 0
+    assert "others" not in checkpoint(run) and checkpoint(run)["done"] > state["done"]
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+import molsampler
 from molsampler.cli.synthetic import Options, main
-from molsampler.runs import conditional
+from molsampler.runs import conditional, tables
 from molsampler.runs.synthetic_config import synthetic_config
 from molsampler.store.run_directory import RunDirectory
 from molsampler.targets.synthetic import CONDITIONAL, make_synthetic
@@ -84,11 +86,38 @@ def test_figures_are_those_of_the_samples_written(table):
     assert metrics["log_z_error"]["value"] == pytest.approx(np.sqrt(np.square(log_z - truth).mean()))
 
 
+def test_samples_are_read_with_their_conditions(table):
+    """Weights sum to 1 within each: Z(c) is another for every condition."""
+    samples = molsampler.load_samples(table / "tb-0")
+    assert np.unique(samples.condition, return_counts=True)[1].tolist() == [15] * 64
+    np.testing.assert_allclose(np.bincount(samples.condition, weights=samples.weights), 1.0)
+    first = np.exp(samples.log_weights[:15] - samples.log_weights[:15].max())
+    np.testing.assert_allclose(samples.weights[:15], first / first.sum())
+    none = dataclasses.replace(samples, log_weights=np.where(samples.condition == 3, -np.inf, samples.log_weights))
+    assert none.weights.sum() == pytest.approx(63.0) and not none.weights[none.condition == 3].any()
+    assert dataclasses.replace(samples, log_weights=np.full(64 * 15, -np.inf)).weights is None
+
+
 def test_rows_of_training_are_of_held_out_conditions(table):
     rows = RunDirectory(table / "tb-0").read_metrics_rows()
     truth = float(make_synthetic("linear-gaussian").held_out_log_z[: conditional.IN_ROWS].mean())
     assert all(float(row["elbo"]) < truth < float(row["eubo"]) for row in rows)
+    assert all(float(row["eubo_gap"]) == pytest.approx(float(row["eubo"]) - truth) for row in rows)
     assert all(float(row["elbo"]) < float(row["log_z_estimate"]) for row in rows) and not rows[0]["log_z_running"]
+
+
+def test_curves_compare_the_eubo_with_log_z_of_the_same_conditions(table, monkeypatch):
+    """metrics.json has the mean log Z of all 64 held-out conditions, a row that of 32."""
+    drawn = {}
+    monkeypatch.setattr(tables, "draw_arms", lambda *arguments: None)
+    monkeypatch.setattr(tables, "draw_curves", lambda path, curves, name, **rest: drawn.update(curves))
+    run = tables.Finished("tb", 0, table / "tb-0", metrics_of(table / "tb-0"))
+    tables.draw("linear-gaussian", [run], table)
+    log_z = make_synthetic("linear-gaussian").held_out_log_z
+    truth = float(log_z[: conditional.IN_ROWS].mean())
+    assert abs(truth - float(log_z.mean())) > 0.01
+    (curve,) = drawn["tb"]
+    np.testing.assert_allclose(curve["eubo_gap"], curve["eubo"] - truth, rtol=1e-6)
 
 
 def test_every_figure_is_documented(table):

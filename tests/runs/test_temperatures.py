@@ -18,6 +18,7 @@ from molsampler.cli.main import Options
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.runs import molecule, results
 from molsampler.runs.compare import stored_ensemble
+from molsampler.runs.given import draw_given
 from molsampler.runs.molecule import RunConfig
 from molsampler.runs.temperatures import thermodynamics
 from molsampler.targets.temperatures import TemperatureTarget
@@ -122,6 +123,20 @@ def test_weights_at_a_temperature_are_those_of_its_density(config, tmp_path):
         beta = 1.0 / torch.tensor([thermal_energy(t) for t in BOUNDS])
         torch.testing.assert_close(log_r, -beta * energy + log_det, rtol=1e-4, atol=1e-2)
         assert float(chart.log_z_guess(x[:, -1]).abs().max()) > 1.0
+
+
+def test_rows_of_training_mean_what_the_figures_mean(config, tmp_path):
+    """Means over temperatures of the ELBO and of log Z(T) itself, not of what is left of it over the guess."""
+    with molecule.begin(config, tmp_path / "run", say=silent) as job:
+        row, given, trainer = job.row(), job.temperatures(), job.trainer
+        learnt = [results.training_figures(job, kelvin)["log_z_learnt"] for kelvin in BOUNDS]
+        n = job.config.train.evaluation_samples // len(given)
+        log_w = draw_given(trainer, given, n, trainer.evaluation_generator()).log_w.view(len(given), -1).double()
+        guess = job.target.log_z_guess(given).double()
+    assert row["log_z"] == pytest.approx(np.mean(learnt), abs=1e-3) and float(guess.abs().max()) > 1.0
+    inside = torch.isfinite(log_w)
+    elbo = [float((row_w[kept] + one).mean()) for row_w, kept, one in zip(log_w, inside, guess, strict=True)]
+    assert row["elbo"] == pytest.approx(np.mean(elbo), abs=1e-3)
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch):
