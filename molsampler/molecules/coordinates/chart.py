@@ -166,7 +166,7 @@ class Chart(Coordinates):
         self.require_fit()
         assert self.mean is not None
         n = self.n_stiff
-        if len(z) < 2 * n:
+        if len(z) < 1.5 * n:  # the matrices would be of noise, where not singular
             return self
         try:
             found = nearest_normal(z[:, :n], z[:, n:], score)

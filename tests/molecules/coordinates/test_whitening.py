@@ -144,9 +144,19 @@ def test_a_refined_chart_holds_the_same_density_nearer_to_the_prior(molecule_tar
     assert size(refined, new_score) < 0.9 * first
 
 
-def test_states_too_few_for_a_refinement_leave_the_chart_as_it_is(molecule_target):
+@pytest.mark.parametrize("states", [20, 60])
+def test_states_too_few_for_a_refinement_leave_the_chart_as_it_is(molecule_target, states):
+    """20 states of 57 stiff coordinates give singular matrices, 60 matrices of noise."""
     chart = molecule_target.coordinates
-    z = chart.to_standard(chart_cases.langevin_frames()[:20])
+    z = chart.to_standard(chart_cases.langevin_frames()[:states])
     before = chart.covariance
-    chart.refine(z[:1].expand(20, -1), torch.zeros_like(z))
+    chart.refine(z, molecule_target.log_prob_and_score(z)[1])
+    assert chart.covariance is before
+
+
+def test_states_all_alike_leave_the_chart_as_it_is(molecule_target):
+    chart = molecule_target.coordinates
+    z = chart.to_standard(chart_cases.langevin_frames())
+    before = chart.covariance
+    chart.refine(z[:1].expand_as(z), torch.zeros_like(z))
     assert chart.covariance is before
