@@ -18,8 +18,9 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.modes import ModeChart, with_modes
 from molsampler.molecules.coordinates.pieces import piece_torsions
-from molsampler.molecules.coordinates.stored import AnyChart, coordinates_from
+from molsampler.molecules.coordinates.stored import AnyChart, atlas_of, coordinates_from
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.contract import Energy
@@ -212,15 +213,18 @@ def _set_up(config: RunConfig, molecule: Molecule, energy: Energy, run: RunDirec
     tell_idle(config, say)
     chart = _coordinates(config, molecule, energy, generator, say)
     agree(chart)
-    say(f"short MD: standardised {chart.n_stiff} stiff coordinates (condition number {chart.condition_number:.0f})")
+    modes = f", {chart.n_modes} of them modes" if isinstance(chart, ModeChart) else ""
+    number = f"condition number {chart.condition_number:.0f}"
+    say(f"short MD: standardised {chart.n_stiff} stiff coordinates{modes} ({number})")
     target = MoleculeTarget(molecule, chart, energy, config.train.compile, say)
     annealed = config.train.start == "annealed"
     prefill = prepare(target, per_rank(config.train).anneal, generator, say) if annealed else None
     if prefill is not None and isinstance(chart, Chart) and config.ladder.asked:
         target, prefill = _at_temperatures(config, target, chart, prefill, generator, say)
-    if prefill is not None and isinstance(chart, Atlas):
+    atlas = atlas_of(chart)
+    if prefill is not None and atlas is not None:
         label = ranks.gathered(prefill.state.x[:, -1]).long()
-        shares = torch.bincount(label, minlength=len(chart.charts)) / len(label)
+        shares = torch.bincount(label, minlength=len(atlas.charts)) / len(label)
         say("annealing: pieces hold " + ", ".join(f"{100 * share:.1f} %" for share in shares.tolist()))
     trainer = Trainer(target, config.train, generator, config.device, say)
     trainer.begin(prefill)
@@ -263,9 +267,18 @@ def _target(config: RunConfig, molecule: Molecule, coordinates: AnyChart, energy
 
 def _coordinates(
     config: RunConfig, molecule: Molecule, energy: Energy, generator: torch.Generator, say: Say
+) -> Chart | Atlas | ModeChart:
+    """The first coordinates, standardised on short MD: a chart, or where the molecule is in several pieces an atlas of
+    them, with what modes there are (collective)."""
+    inner = _line_coordinates(config, molecule, energy, generator, say)
+    joint = config.ladder.asked or config.train.schedule.torsions != "first"
+    return inner if joint else with_modes(inner, config.modes)
+
+
+def _line_coordinates(
+    config: RunConfig, molecule: Molecule, energy: Energy, generator: torch.Generator, say: Say
 ) -> Chart | Atlas:
-    """The first coordinates: a chart standardised on short MD, or where the molecule is in several pieces an atlas of
-    them (collective)."""
+    """Those with all that is stiff on the line (collective)."""
     chart = Chart(molecule, device=config.device)
     setup = dataclasses.replace(config.setup, chains=ranks.share(config.setup.chains))
     if config.pieces.chains and len(piece_torsions(molecule)):

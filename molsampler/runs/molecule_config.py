@@ -9,6 +9,7 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change, setting, table
 from molsampler.diffusion.kinds import make_process
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.modes import ModesConfig
 from molsampler.molecules.coordinates.pieces import piece_torsions
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.molecules.energy.choice import check_energy
@@ -70,6 +71,9 @@ class RunConfig:
     setup: SetupConfig = table(SetupConfig, "short MD from the input structure, before annealing")
     ladder: LadderConfig = table(LadderConfig, "a range of temperatures for one policy")
     pieces: PiecesConfig = table(PiecesConfig, "ring conformers, and amides that are free to be cis and trans")
+    modes: ModesConfig = table(
+        ModesConfig, "directions of the line far from normal, drawn first as torsions are; not at several temperatures"
+    )
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 
 

@@ -16,8 +16,8 @@ from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.molecules.coordinates.atlas import Atlas
-from molsampler.molecules.coordinates.stored import AnyChart, coordinates_from
+from molsampler.molecules.coordinates.modes import ModeChart
+from molsampler.molecules.coordinates.stored import AnyChart, atlas_of, coordinates_from
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
@@ -194,20 +194,24 @@ def subject_of(job: Job, temperature: float | None = None) -> Subject:
     """What an analysis has to know of the job's molecule and its coordinates, and no more; of samples at another
     temperature than the molecule's, if one is given."""
     chart = job.target.coordinates
+    atlas = atlas_of(chart)
     return Subject(
         name=job.molecule.name,
         temperature=temperature or job.molecule.temperature,
         input_positions=job.molecule.positions,
         soft_quadruples=chart.soft_atoms.tolist(),
-        pieces=Pieces(chart.torsions.numpy(), chart.centres.numpy()) if isinstance(chart, Atlas) else None,
+        pieces=Pieces(atlas.torsions.numpy(), atlas.centres.numpy()) if atlas is not None else None,
     )
 
 
 def _coordinates(chart: AnyChart) -> str:
     text = f"{chart.n_stiff} on the line, {chart.n_soft} circular torsions"
+    if isinstance(chart, ModeChart):
+        text = f"{chart.n_stiff - chart.n_modes} on the line, {chart.n_soft} circular torsions, {chart.n_modes} modes"
     if isinstance(chart, TemperatureChart):
         return f"{text}, at {chart.coldest:g} to {chart.hottest:g} K"
-    return f"{text}, in {len(chart.charts)} pieces" if isinstance(chart, Atlas) else text
+    atlas = atlas_of(chart)
+    return f"{text}, in {len(atlas.charts)} pieces" if atlas is not None else text
 
 
 def _sentence(text: str) -> str:

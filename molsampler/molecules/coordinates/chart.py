@@ -18,7 +18,7 @@ from molsampler.molecules.coordinates.placement import Placed
 from molsampler.molecules.coordinates.rotors import Rotor, RotorColumns, find_rotors
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
-from molsampler.molecules.coordinates.whitening import nearest_normal
+from molsampler.molecules.coordinates.whitening import modes_last, nearest_normal
 from molsampler.molecules.coordinates.zmatrix import build_zmatrix
 from molsampler.molecules.molecule import Molecule
 
@@ -33,6 +33,7 @@ class Charted(NamedTuple):
     bonds, angles : (N, B) nm and radians, one row an atom; rows that have none hold zeros
     taken : (K, B), 1 at the piece of an atlas that a state lies in, 0 elsewhere; None of a single chart
     stretch : (B,), of the line by temperature; None of a chart for one temperature
+    modes : (n_modes, B), the modes of a `ModeChart`
     """
 
     placed: Placed
@@ -41,6 +42,7 @@ class Charted(NamedTuple):
     angles: Tensor
     taken: Tensor | None = None
     stretch: Tensor | None = None
+    modes: Tensor | None = None
 
 
 class Chart(Coordinates):
@@ -49,12 +51,17 @@ class Chart(Coordinates):
 
     The raw stiff coordinates (bonds in nm, angles and stiff torsions in radians) are mean + S z with S S^T their
     covariance; S = diag(standard deviations) sqrt(correlation), symmetric but for units, so that z_i stays as close as
-    it can to raw coordinate i. What is measured is kept in float64; z and positions have the chart's dtype and device.
+    it can to raw coordinate i. Where modes are asked for, S is turned so that the last of the stiff coordinates are
+    those along which the density is least normal (`modes.py`). What is measured is kept in float64; z and positions
+    have the chart's dtype and device.
 
     names : a readable name for each coordinate of z, such as "bond ALA2-CA ALA2-CB"
     soft_atoms : (n_soft, 4) int64, the atoms of each soft torsion
     mean, covariance : (n_stiff,), (n_stiff, n_stiff) float64, None until `fit` or `load_state_dict`
     condition_number : of the correlation matrix
+    information : (n_stiff, n_stiff) float64, E[s s^T] of the scores s of the standardised coordinates that `refine` was
+        given, None before
+    spreads : (n_modes,) float64, standard deviations along the modes, 1 until `refine` has told
     """
 
     def __init__(
@@ -90,6 +97,9 @@ class Chart(Coordinates):
         self.covariance: Tensor | None = None
         self.shear = torch.zeros(self.n_soft, self.n_stiff, dtype=torch.float64)
         self.condition_number = math.nan
+        self.rotation: Tensor | None = None
+        self.information: Tensor | None = None
+        self.spreads = torch.ones(0, dtype=torch.float64)
         self.to(dtype, device)
 
     @property
@@ -172,10 +182,23 @@ class Chart(Coordinates):
             found = nearest_normal(z[:, :n], z[:, n:], score)
         except torch.linalg.LinAlgError:  # a singular matrix
             return self
-        mean, covariance, shear = (part.cpu() for part in found)
+        mean, covariance, shear, information = (part.cpu() for part in found)
         covariance = self._scale @ covariance @ self._scale.T
         shear = self.shear + shear @ self._inverse
-        return self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T), shear)
+        information = self._inverse.T @ information @ self._inverse
+        self.rotation = None
+        self.standardise(self.mean + self._scale @ mean, 0.5 * (covariance + covariance.T), shear)
+        self.information = self._scale.T @ information @ self._scale
+        return self.single_out(len(self.spreads))
+
+    def single_out(self, n_modes: int) -> Chart:
+        """Turns the stiff coordinates so that the last ones are so many modes, by what `refine` has seen; keeps them
+        in every standardisation from now on. Returns self."""
+        self.spreads = torch.ones(n_modes, dtype=torch.float64)
+        if self.mean is None or self.covariance is None or self.information is None or not n_modes:
+            return self
+        self.rotation, self.spreads = modes_last(self.information, n_modes)
+        return self.standardise(self.mean, self.covariance, self.shear)
 
     def standardise(self, mean: Tensor, covariance: Tensor, shear: Tensor | None = None) -> Chart:
         """Standardises the stiff coordinates by mean (n_stiff,) and covariance (n_stiff, n_stiff); returns self.
@@ -203,6 +226,8 @@ class Chart(Coordinates):
         root = eigenvalues.sqrt()
         self._scale = deviation[:, None] * (vectors * root @ vectors.T)
         self._inverse = (vectors / root @ vectors.T) / deviation
+        if self.rotation is not None:
+            self._scale, self._inverse = self._scale @ self.rotation, self.rotation.T @ self._inverse
         self._log_scale = float(deviation.log().sum() + root.log().sum())
         self._install()
         return self
@@ -358,6 +383,8 @@ class Chart(Coordinates):
             "names": list(self.names),
             "n_soft": self.n_soft,
             "amides": self.stereo.amides.tolist(),
+            "rotation": self.rotation,
+            "spreads": self.spreads,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -369,6 +396,7 @@ class Chart(Coordinates):
                 "the stored chart keeps the sides of other amides: `amides` in system.toml has changed since; put it "
                 "back, or begin a new run"
             )
+        self.rotation, self.spreads = state.get("rotation"), state.get("spreads", self.spreads)
         self.standardise(state["mean"], state["covariance"], state.get("shear"))
 
 

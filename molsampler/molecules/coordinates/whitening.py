@@ -13,7 +13,10 @@ middle of a chain need not carry its far end along against its contacts; the tor
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from scipy.linalg import qr
 from torch import Tensor
 
 _HARMONICS = 3
@@ -22,8 +25,22 @@ _RIDGE = 1e-3  # features are of order one, torques of order RT a radian
 _OUTLIERS = 0.01  # share of the states, those with the largest forces, that does not count
 
 
-def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (d,) and covariance M (d, d) to standardise by, and A (k, d), the shear of the angles; float64.
+class Normal(NamedTuple):
+    """What to standardise d coordinates on the line and k angles by, float64.
+
+    mean, covariance : (d,) and M (d, d)
+    shear : A (k, d), of the angles
+    information : E[s s^T] (d, d), the score s at fixed sheared angles
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    shear: Tensor
+    information: Tensor
+
+
+def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> Normal:
+    """The normal nearest to a density, by states of it and their scores.
 
     line : (B, d) coordinates, of the order of their spread; angles : (B, k) radians; score : (B, d + k) grad log R by
         both
@@ -38,7 +55,29 @@ def nearest_normal(line: Tensor, angles: Tensor, score: Tensor) -> tuple[Tensor,
     shear = -torch.linalg.solve(torque.T @ torque / len(torque) + flat, torque.T @ score / len(score))
     within = _covariance_at_fixed(angles - (line - mean) @ shear.T, line)
     score = score + torque @ shear
-    return mean, geometric_mean(within, torch.linalg.inv(score.T @ score / len(score))), shear
+    information = score.T @ score / len(score)
+    return Normal(mean, geometric_mean(within, torch.linalg.inv(information)), shear, information)
+
+
+def modes_last(information: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """An orthogonal Q (d, d) whose last `count` columns are the eigenvectors of the largest eigenvalues of E[s s^T]
+    (d, d), standardised, the largest first, and the square roots (count,) of these; the other columns are as near to
+    coordinate axes as they can be (Loewdin, J. Chem. Phys. 18, 365 (1950)), in the order of these.
+
+    Where the density is standardised by its nearest normal, E[s s^T] and the covariance at fixed angles are the same
+    matrix, 1 for a normal: along an eigenvector of a larger eigenvalue it is wider than standard, and thinner at every
+    place.
+    """
+    d = len(information)
+    values, vectors = torch.linalg.eigh(information)
+    modes = vectors[:, d - count :].flip(1)
+    taken = torch.from_numpy(qr(modes.T.numpy(), mode="r", pivoting=True)[1][:count]).long()  # axes that modes replace
+    kept = torch.ones(d, dtype=torch.bool)
+    kept[taken] = False
+    beside = (torch.eye(d, dtype=modes.dtype) - modes @ modes.T)[:, kept]
+    size, axes = torch.linalg.eigh(beside.T @ beside)
+    rest = beside @ (axes / size.sqrt() @ axes.T)
+    return torch.cat([rest, modes], 1), values[d - count :].flip(0).clamp_min(0.0).sqrt()
 
 
 def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
