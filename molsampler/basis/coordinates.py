@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from molsampler.basis.space import Space
@@ -24,6 +25,11 @@ class Coordinates(ABC):
     @abstractmethod
     def to_natural(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, D) -> x (B, ...) and log |det dx/dz| (B,); differentiable, and finite off the support too."""
+
+    def log_bend(self, z: Tensor) -> Tensor:
+        """The part of log |det dx/dz| (B,) that differs between states which symmetries of x take for the same, up to a
+        constant."""
+        return torch.zeros_like(z[:, 0])
 
     @abstractmethod
     def to_standard(self, x: Tensor) -> Tensor:

@@ -178,9 +178,15 @@ class MoleculeTarget(Target):
         return [rotor for rotor, alike in zip(self.coordinates.rotors, same, strict=True) if alike]
 
     @torch.no_grad()
-    def symmetrised(self, x: Tensor, score: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x (B, D) with every rotor of like atoms turned by a random number of places, and grad log R there."""
-        return self.coordinates.turn_rotors(x, score, self.rotors, generator) if self.rotors else (x, score)
+    def symmetrised(
+        self, x: Tensor, log_r: Tensor, score: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, D) with every rotor of like atoms turned by a random number of places, log R (B,) and its gradient
+        there."""
+        if not self.rotors:
+            return x, log_r, score
+        turned, by_turned = self.coordinates.turn_rotors(x, score, self.rotors, generator)
+        return turned, log_r + self.coordinates.log_bend(turned) - self.coordinates.log_bend(x), by_turned
 
     @torch.no_grad()
     def positions(self, x: Tensor) -> Tensor:

@@ -44,10 +44,12 @@ class Target(ABC):
         good = torch.isfinite(log_r) & torch.isfinite(score).all(-1)
         return log_r.detach(), torch.where(good[:, None], score, 0.0)
 
-    def symmetrised(self, x: Tensor, score: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """States (B, D) of the same density as x, each x under a random element of a group that leaves R as it is, and
-        grad log R there; x and score themselves where no such group is known."""
-        return x, score
+    def symmetrised(
+        self, x: Tensor, log_r: Tensor, score: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States (B, D), each of x under a random element of a group that leaves the measure R dx as it is, with log R
+        (B,) and its gradient (B, D) there; x, log_r and score themselves where no such group is known."""
+        return x, log_r, score
 
     def guide(self) -> Callable[[Tensor], Tensor] | None:
         """The score (B, D) -> (B, D) of a cheap stand-in for R, for policies to see, booked as no evaluation of R; None

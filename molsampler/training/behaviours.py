@@ -140,7 +140,7 @@ class Behaviours:
             torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("x", "log_r", "score")
         )
         if self.config.replay.symmetries:
-            x, score = self.target.symmetrised(x, score, self.generator)
+            x, log_r, score = self.target.symmetrised(x, log_r, score, self.generator)
         return x, log_r, score
 
     def on_policy(self, n: int, exploration: float = 0.0, policy: Policy | None = None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from molsampler.molecules.coordinates.rotors import Rotor, RotorColumns, find_ro
 from molsampler.molecules.coordinates.soft import SOFT_BARRIER, Axis, soft_torsions
 from molsampler.molecules.coordinates.stereo import Stereochemistry
 from molsampler.molecules.coordinates.whitening import modes_last, nearest_normal
-from molsampler.molecules.coordinates.zmatrix import build_zmatrix
+from molsampler.molecules.coordinates.zmatrix import ZMatrix, build_zmatrix
 from molsampler.molecules.molecule import Molecule
 
 SMALLEST_EIGENVALUE = 1e-9  # of the correlation matrix, whose mean eigenvalue is 1
@@ -91,7 +91,7 @@ class Chart(Coordinates):
         found = find_rotors(molecule, self.zmatrix, is_soft)
         self.rotors = [rotor for rotor in found if bool(self.stereo.matches(start[:, rotor.turned(n)])[0])]
         self.soft_atoms = _oriented(torch.as_tensor(self.zmatrix.torsion_atoms)[is_soft])
-        self._space = Space.of(self.n_stiff, self.n_soft, self._table(molecule))
+        self._space = Space.of(self.n_stiff, self.n_soft, _table(molecule, self.zmatrix, self._raw_index))
         self.names = [coordinate.name for coordinate in self.space.table]
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
@@ -105,21 +105,6 @@ class Chart(Coordinates):
     @property
     def space(self) -> Space:
         return self._space
-
-    def _table(self, molecule: Molecule) -> list[Coordinate]:
-        """What each coordinate of z is: its kind, its atoms in the order of the name, and the name."""
-        z = self.zmatrix
-        rows = [("bond", row, True) for row in z.bond_atoms.tolist()]
-        rows += [("angle", row, True) for row in z.angle_atoms.tolist()]
-        for row, free in zip(z.torsion_atoms.tolist(), z.free, strict=True):
-            rows.append(("torsion" if free else "relative torsion", row, bool(free)))
-        table = []
-        for kind, row, turns in (rows[i] for i in self._raw_index):
-            # measured the same both ways: told from the end with the lower index
-            atoms = row[::-1] if turns and row[0] > row[-1] else row
-            words = " ".join(molecule.atom_labels[i] for i in atoms)
-            table.append(Coordinate(f"{kind} {words}", kind, tuple(atoms)))
-        return table
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Chart:
         """Changes the dtype and device of z and positions, from the float64 measurements; returns self."""
@@ -398,6 +383,21 @@ class Chart(Coordinates):
             )
         self.rotation, self.spreads = state.get("rotation"), state.get("spreads", self.spreads)
         self.standardise(state["mean"], state["covariance"], state.get("shear"))
+
+
+def _table(molecule: Molecule, z: ZMatrix, order: Tensor) -> list[Coordinate]:
+    """What each coordinate is, in this order of them: its kind, its atoms in the order of the name, and the name."""
+    rows = [("bond", row, True) for row in z.bond_atoms.tolist()]
+    rows += [("angle", row, True) for row in z.angle_atoms.tolist()]
+    for row, free in zip(z.torsion_atoms.tolist(), z.free, strict=True):
+        rows.append(("torsion" if free else "relative torsion", row, bool(free)))
+    table = []
+    for kind, row, turns in (rows[i] for i in order):
+        # measured the same both ways: told from the end with the lower index
+        atoms = row[::-1] if turns and row[0] > row[-1] else row
+        words = " ".join(molecule.atom_labels[i] for i in atoms)
+        table.append(Coordinate(f"{kind} {words}", kind, tuple(atoms)))
+    return table
 
 
 def _oriented(quadruples: Tensor) -> Tensor:

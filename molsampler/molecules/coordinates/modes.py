@@ -115,13 +115,20 @@ class ModeChart(Coordinates):
         """dy/dangle (n_modes, B) at y."""
         return self._work_scale * (0.5 * (mode / self._work_scale).square() - _LOG_SQRT_2PI).exp()
 
+    def _log_slope(self, mode: Tensor) -> Tensor:
+        """log |dy/dangle| (B,) of all modes y (n_modes, B)."""
+        return 0.5 * (mode / self._work_scale).square().sum(0) + self._log_scale
+
+    def log_bend(self, z: Tensor) -> Tensor:
+        """As in `Coordinates`: a rotor's turn moves modes."""
+        return self._log_slope(self._unbent(z.split(self._sizes, dim=1)[2].T))
+
     def place_batch_last(self, z: Tensor) -> Charted:
         """z (dim, B) -> Charted: atoms in a fixed frame and log |dx/dz|, all with the batch as the last axis."""
         line, soft, angle, label = z.split(self._sizes)
         mode = self._unbent(angle)
         charted = self.inner.place_batch_last(torch.cat([line, mode, soft, label]))
-        log_slope = 0.5 * (mode / self._work_scale).square().sum(0) + self._log_scale
-        return charted._replace(log_det=charted.log_det + log_slope, modes=mode)
+        return charted._replace(log_det=charted.log_det + self._log_slope(mode), modes=mode)
 
     def pull_back(self, charted: Charted, gradient: Tensor) -> Tensor:
         """As `Chart.pull_back`, (dim, B)."""

@@ -35,7 +35,7 @@ def test_the_turned_molecule_is_the_same_with_its_names_turned():
     target, frame = target_of(alanine_dipeptide().molecule), chart_cases.langevin_frames()[:1]
     chart = target.coordinates
     z = chart.to_standard(frame).expand(2700, -1)
-    turned, _ = target.symmetrised(z, torch.zeros_like(z), seeded(0))
+    turned, *_ = target.symmetrised(z, z[:, 0], torch.zeros_like(z), seeded(0))
     found = torch.cdist(x := chart.to_natural(turned)[0], x)
     seen = torch.zeros(2700, 27)
     for k in range(27):
@@ -63,7 +63,7 @@ def test_atoms_that_the_energy_tells_apart_stay():
     assert len(whole.rotors) == 3 and other.rotors == [whole.rotors[0], whole.rotors[2]]
     z = torch.zeros(4, whole.space.dim, dtype=torch.float64)
     other.rotors.clear()
-    assert other.symmetrised(z, z, seeded(0))[0] is z  # none to turn
+    assert other.symmetrised(z, z[:, 0], z, seeded(0))[0] is z  # none to turn
 
 
 def test_an_amide_that_keeps_its_side_is_no_rotor():
