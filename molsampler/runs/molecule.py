@@ -269,10 +269,11 @@ def _coordinates(
     config: RunConfig, molecule: Molecule, energy: Energy, generator: torch.Generator, say: Say
 ) -> Chart | Atlas | ModeChart:
     """The first coordinates, standardised on short MD: a chart, or where the molecule is in several pieces an atlas of
-    them, with what modes there are (collective)."""
+    them; of a molecule with a flexible ring, with the modes that it has (collective)."""
     inner = _line_coordinates(config, molecule, energy, generator, say)
+    ring = bool(molecule.graph.flexible_rings)
     joint = config.ladder.asked or config.train.schedule.torsions != "first"
-    return inner if joint else with_modes(inner, config.modes)
+    return with_modes(inner, config.modes) if ring and not joint else inner
 
 
 def _line_coordinates(

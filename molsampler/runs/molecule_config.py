@@ -72,7 +72,7 @@ class RunConfig:
     ladder: LadderConfig = table(LadderConfig, "a range of temperatures for one policy")
     pieces: PiecesConfig = table(PiecesConfig, "ring conformers, and amides that are free to be cis and trans")
     modes: ModesConfig = table(
-        ModesConfig, "directions of the line far from normal, drawn first as torsions are; not at several temperatures"
+        ModesConfig, "of a ring: directions of the line far from normal, drawn first; not at several temperatures"
     )
     train: TrainConfig = table(lambda: MOLECULE_TRAIN, "training")
 

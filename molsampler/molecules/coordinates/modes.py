@@ -34,7 +34,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 class ModesConfig:
     """Directions of the line that are drawn before the others, as torsions are."""
 
-    most: int = setting(12, "modes; 0 leaves all on the line", low=0)
+    most: int = setting(0, "modes at most, such as 12; 0 leaves all on the line", low=0)
     least: float = setting(
         0.25, "by which E[s^2] of a mode's score s is to exceed 1, a normal's", above=0.0, needs={"most": POSITIVE}
     )

@@ -120,11 +120,12 @@ def test_turned_methyls_have_the_density_and_the_score_of_where_they_are(made):
 def test_modes_are_as_many_as_are_far_from_normal(chart):
     values = torch.linalg.eigvalsh(chart.information)
     least = float(values[-3] - 1.0) * 0.999
-    assert with_modes(chart, ModesConfig(most=0)) is chart
-    assert with_modes(chart, ModesConfig(least=float(values[-1]))) is chart
-    assert with_modes(Chart(chart_cases.alanine_dipeptide()).fit(chart_cases.langevin_frames()), ModesConfig()).dim
+    assert with_modes(chart, ModesConfig()) is chart
+    assert with_modes(chart, ModesConfig(most=12, least=float(values[-1]))) is chart
+    unrefined = Chart(chart_cases.alanine_dipeptide()).fit(chart_cases.langevin_frames())
+    assert with_modes(unrefined, ModesConfig(most=12)) is unrefined
     before = chart.state_dict()
-    for config, expected in ((ModesConfig(least=least), 3), (ModesConfig(most=2, least=least), 2)):
+    for config, expected in ((ModesConfig(most=12, least=least), 3), (ModesConfig(most=2, least=least), 2)):
         found = with_modes(chart, config)
         assert isinstance(found, ModeChart) and found.n_modes == expected
         assert found.space.count(Line) == chart.n_stiff - expected
