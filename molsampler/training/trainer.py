@@ -173,12 +173,12 @@ class Trainer:
 
     def _share(self) -> float:
         """Share of the peak rates in the next update: a ramp and a cosine for each phase; where the diffusion goes on
-        with denoising, the ramp for the first and the cosine for the second, whose optimisers are not new."""
+        with denoising, one ramp from the start and the cosine for the second, whose optimisers are not new."""
         learner, k = self.learner, self.done - self.warm_updates
         if not learner.denoised:
             return learner.rate(self.done, self.warm_updates) if self.denoises else learner.rate(k, self.updates)
-        ramp = learner.config.ramp
-        return learner.ramp(self.done) if self.denoises else learner.rate(k + ramp, self.updates + ramp)
+        ramp, risen = learner.config.ramp, learner.ramp(self.done)
+        return risen if self.denoises else risen * learner.rate(k + ramp, self.updates + ramp)
 
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""

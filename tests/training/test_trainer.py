@@ -334,3 +334,15 @@ def test_balance_of_torsions_alone_leaves_the_diffusion_to_denoising():
     (mixtures, line), (same, other) = gradients(lambda a, w: a), gradients(lambda a, w: a + w)
     assert all(torch.equal(a, b) for a, b in zip(mixtures, same, strict=True)) and any(bool(g.any()) for g in mixtures)
     assert not any(torch.equal(a, b) for a, b in zip(line[:1], other[:1], strict=True))
+
+
+@pytest.mark.parametrize("warm_updates", [0, 6])
+def test_rates_rise_on_where_denoising_is_shorter_than_their_ramp(warm_updates):
+    """A diffusion that goes on with denoising has no new optimisers in balance, and what is left of the ramp."""
+    config = change(SHORT, schedule={"torsions": "first"}, balanced="torsions", optimiser={"ramp": 20})
+    trainer = make(change(config, warm_updates=warm_updates, updates=1000))
+    shares = []
+    for trainer.done in range(30):
+        shares.append(trainer._share())
+    assert shares[:20] == pytest.approx([(k + 1) / 20 for k in range(20)], rel=0.01)
+    assert min(shares[20:]) > 0.99 and shares[29] == trainer.learner.rate(29 - warm_updates + 20, 1000 + 20)
