@@ -273,8 +273,8 @@ class Trainer:
         self.config = plan(self)
 
     def extend(self, minutes: float) -> None:
-        """Train for `minutes` in all; what is added goes to the objective, at the pace that it had so far
-        (collective, by the first rank's clock).
+        """Train for `minutes` in all; what is added goes to the objective, or to denoising where that is all there is,
+        at the pace that it had so far (collective, by the first rank's clock).
 
         Raises InputError where the run trains for as long already.
         """
@@ -285,10 +285,10 @@ class Trainer:
         if extra < 1:
             raise InputError(
                 f"minutes = {minutes:g} adds nothing: this run trains for {planned / 60.0:.3g} minutes already; give "
-                f"more "
-                "to train on, or leave it out"
+                "more to train on, or leave it out"
             )
-        self.config = dataclasses.replace(self.config, minutes=minutes, updates=self.updates + extra)
+        phase = {"updates": self.updates + extra} if self.updates else {"warm_updates": self.warm_updates + extra}
+        self.config = dataclasses.replace(self.config, minutes=minutes, **phase)
 
     # looking ---------------------------------------------------------------------------------------------------------
 

@@ -221,6 +221,12 @@ def test_more_minutes_add_updates_of_the_objective_at_its_pace():
     young.extend(1.0)
     assert young.total == 60 and young.warm_updates == SHORT.warm_updates
     train(young, 8)
+    # of denoising, where that is all there is
+    whole = train(make(change(SHORT, updates=0)))
+    whole.phase_seconds = {"denoising": 14.0, "balance": 0.0}
+    whole.extend(1.0)
+    assert whole.updates == 0 and whole.total == whole.warm_updates == 30
+    assert train(whole).phase_seconds["balance"] == 0.0
 
 
 # from scratch ---------------------------------------------------------------------------------------------------------
