@@ -330,6 +330,10 @@ def test_balance_of_torsions_alone_leaves_the_diffusion_to_denoising():
     assert weights.ess_fraction > 0.8
     assert abs(weights.log_mean - LOG_Z) < 5.0 * math.sqrt((1.0 / weights.ess_fraction - 1.0) / 4000)
 
+    trainer.balance(0, 0.5)
+    first, rates = CONFIG.optimiser, [group["lr"] for group in trainer.learner.policy_optimiser.param_groups]
+    assert rates == [0.5 * first.warm_rate, 0.5 * first.rate]  # of the diffusion, of the mixtures
+
     def gradients(mix) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         policy = trainer.learner.policy
         trainer.control_variate.mix, trainer.generator = mix, trainer.generator.manual_seed(4)
