@@ -184,6 +184,8 @@ class LabelPolicy(Policy):
         self, x: Tensor, n: int, generator: torch.Generator, exploration: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         log_p = (self.log_probabilities() / (1.0 + exploration)).log_softmax(-1)
+        if not len(x):  # multinomial refuses to draw nothing
+            return x, log_p[:0]
         picked = torch.multinomial(log_p.exp(), len(x), replacement=True, generator=generator)
         x_next = x.clone()
         x_next[:, self.own] = picked[:, None].to(x)

@@ -103,7 +103,7 @@ def annealed_smc(
             )
         log_ratio = state.log_r.double() - space.log_prior(state.x).double()
         step = _next_step(log_ratio, 1.0 - beta, config.ess)
-        weights = LogWeights(step * log_ratio)
+        weights = LogWeights(log_ratio).power(step)
         log_z += weights.log_mean
         beta = 1.0 if step >= 1.0 - beta else beta + step
         picked = systematic(generator, weights.normalised, k)

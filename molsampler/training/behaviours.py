@@ -93,7 +93,8 @@ class Behaviours:
         priority = replay.draw if self.keeps else "importance"
         self.buffer = ReplayBuffer(replay.capacity, dim, replay.gamma, device=device, priority=priority, log_z=log_z_of)
         self.explored = ReplayBuffer(explorers.capacity, dim, explorers.gamma, device=device)
-        self.fresh = ReplayBuffer(config.passes.particles, dim, replay.gamma, refresh=1, device=device)
+        # one condition a pass, but a pass on every rank
+        self.fresh = ReplayBuffer(config.passes.particles, dim, replay.gamma, 1, device=device, log_z=log_z_of)
         self.log_z = RunningLogZ()
         self.report = SMCReport()
         self._scale: ProposalScale | None = None

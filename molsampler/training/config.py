@@ -32,11 +32,15 @@ class OptimiserConfig:
     warm_rate: float = setting(2e-3, "learning rate of the policy in denoising", above=0.0)
     mixture_rate: float = setting(
         2e-3,
-        "learning rate of the torsions' mixtures in denoising, always by Adam; in balance it keeps its proportion",
+        "learning rate of the torsions' mixtures in denoising, always by Adam; in balance it keeps its proportion, or "
+        "is `rate` itself where they are balanced alone",
         above=0.0,
         needs={"train.schedule.torsions": "first"},
     )
-    rate: float = setting(1e-4, "learning rate of the policy in balance", above=0.0)
+    rate: float = setting(
+        1e-4, "learning rate of what balance trains of the policy; a diffusion denoised meanwhile keeps `warm_rate`",
+        above=0.0,
+    )  # fmt: skip
     twist_rate: float = setting(1e-3, "learning rate of the twist", above=0.0)
     log_z_rate: float = setting(1e-2, "learning rate of log Z", above=0.0)
     final: float = setting(

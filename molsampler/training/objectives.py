@@ -157,6 +157,7 @@ class ControlVariate:
         self.seen += 1
         if self.cross is None or self.square is None:
             self.cross, self.square = torch.zeros_like(a[:, 0]), torch.zeros_like(a[:, 0])
+        self.cross, self.square = self.cross.to(a.device), self.square.to(a.device)  # a checkpoint's are on the CPU
         rate = max(self.rate, 1.0 / self.seen)
         cross, square = ranks.mean(torch.stack([(a * w).mean(1), w.square().mean(1)]))
         good = torch.isfinite(cross) & torch.isfinite(square)  # one bad score must not stay in the running means

@@ -173,12 +173,12 @@ class Trainer:
 
     def _share(self) -> float:
         """Share of the peak rates in the next update: a ramp and a cosine for each phase; where the diffusion goes on
-        with denoising, the ramp for the first and the cosine for the second, whose optimisers are not new."""
+        with denoising, one ramp from the start and the cosine for the second, whose optimisers are not new."""
         learner, k = self.learner, self.done - self.warm_updates
         if not learner.denoised:
             return learner.rate(self.done, self.warm_updates) if self.denoises else learner.rate(k, self.updates)
-        ramp = learner.config.ramp
-        return learner.ramp(self.done) if self.denoises else learner.rate(k + ramp, self.updates + ramp)
+        ramp, risen = learner.config.ramp, learner.ramp(self.done)
+        return risen if self.denoises else risen * learner.rate(k + ramp, self.updates + ramp)
 
     def denoise(self, share: float) -> float:
         """One update of denoising at this share of the peak learning rate; its loss, NaN where it was skipped."""
@@ -273,8 +273,8 @@ class Trainer:
         self.config = plan(self)
 
     def extend(self, minutes: float) -> None:
-        """Train for `minutes` in all; what is added goes to the objective, at the pace that it had so far
-        (collective, by the first rank's clock).
+        """Train for `minutes` in all; what is added goes to the objective, or to denoising where that is all there is,
+        at the pace that it had so far (collective, by the first rank's clock).
 
         Raises InputError where the run trains for as long already.
         """
@@ -285,10 +285,10 @@ class Trainer:
         if extra < 1:
             raise InputError(
                 f"minutes = {minutes:g} adds nothing: this run trains for {planned / 60.0:.3g} minutes already; give "
-                f"more "
-                "to train on, or leave it out"
+                "more to train on, or leave it out"
             )
-        self.config = dataclasses.replace(self.config, minutes=minutes, updates=self.updates + extra)
+        phase = {"updates": self.updates + extra} if self.updates else {"warm_updates": self.warm_updates + extra}
+        self.config = dataclasses.replace(self.config, minutes=minutes, **phase)
 
     # looking ---------------------------------------------------------------------------------------------------------
 

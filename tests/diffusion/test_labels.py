@@ -94,6 +94,13 @@ def test_rollouts_and_their_paths_agree_on_densities(torsions):
     torch.testing.assert_close(-scored.log_weights(), log_ratio, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("torsions", KINDS)
+def test_a_rank_without_a_portion_draws_nothing(torsions):
+    """Two samples over three ranks leave none for the last."""
+    states, log_ratio = rollout(policy(torsions), 0, seeded(6))
+    assert states.shape[1:] == (0, SPACE.dim) and log_ratio.shape == (0,)
+
+
 @torch.no_grad()
 def test_every_later_step_sees_the_label():
     p = policy("first")

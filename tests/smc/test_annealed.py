@@ -103,6 +103,18 @@ def test_a_path_that_does_not_get_through_is_told():
         runs(target, 1, AnnealConfig(particles=64, moves=1, last_moves=1, max_temperatures=3))
 
 
+def test_a_path_too_steep_for_any_step_is_told():
+    """No step of beta is small enough, beside draws off the support: 0 times -inf is no weight."""
+
+    def steep(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_r = torch.where(x[:, 0] > 1.0, -torch.inf, -1e28 * x[:, 0].square())
+        return log_r, torch.zeros_like(x)
+
+    config = AnnealConfig(particles=64, moves=1, last_moves=1, max_temperatures=3)
+    with pytest.raises(InputError, match="reached only beta = 0 after 3 temperatures"):
+        annealed_smc(steep, Space.of(1), config, seeded(3))
+
+
 def test_a_prior_that_misses_the_support_is_told():
     with pytest.raises(InputError, match="none of 1024 draws"):
         runs(TwoWells(wall=6.0), 1)

@@ -17,7 +17,7 @@ from molsampler.training.buffer import RENEWED, ReplayBuffer
 from molsampler.training.config import TrainConfig
 from molsampler.training.objectives import log_variance, trajectory_balance
 from molsampler.training.trainer import Trainer
-from tests.stochastic import seeded
+from tests.stochastic import assert_mean, seeded
 from tests.training.small import CONFIG, assert_same, make, train
 
 SCRATCH = change(
@@ -139,6 +139,21 @@ def test_replay_is_relative_to_z_of_the_condition():
             shares.append(float(drawn.x[:, 1].mean()))
         assert shares[0] == pytest.approx(0.5, abs=4.5 * 0.5 / 4000**0.5 + 0.02 * (priority == "rank"))
         assert shares[1] == 0.0 if priority == "importance" else shares[1] < 0.2
+
+
+def test_fresh_particles_of_several_passes_are_relative_to_z_of_their_conditions():
+    """Without a buffer each of several ranks has a condition of its own; so has a process that goes on for two."""
+    config, target = change(SCRATCH, batch={"replay_updates": 3}, passes={"every": 1}), LinearGaussian()
+    trainer = make(config, target)
+    with torch.no_grad():  # log Z(c) 60 nats lower, the larger the first number of c
+        trainer.learner.log_z_network = lambda x: -60.0 * (target.space.condition_of(x)[..., 0] > 0.0)
+    behaviours = trainer.behaviours
+    x = target.space.sample_prior(64, seeded(0))
+    lower = target.space.condition_of(x)[:, 0] > 0.0
+    log_w = torch.where(lower, -60.0, 0.0)
+    behaviours.fresh.add(x, log_w, torch.zeros_like(x), log_w)
+    drawn = target.space.condition_of(behaviours.draw(4000)[0])[:, 0] > 0.0
+    assert_mean(drawn.double()[:, None], lower.double().mean()[None])
 
 
 def test_log_z_of_kept_states_is_asked_when_they_enter_and_now_and_then():

@@ -131,3 +131,11 @@ def test_control_variate_averages_over_batches():
     again = ControlVariate(rate=0.25)
     again.load_state_dict(variate.state_dict())
     torch.testing.assert_close(again.mix(ones, ones), variate.mix(ones, ones))
+
+
+def test_control_variate_goes_on_where_training_does():
+    """A checkpoint is read to the CPU; what training goes on with may lie elsewhere ("meta" stands for a GPU)."""
+    ones, variate = torch.ones(1, 4, 1), ControlVariate()
+    variate.load_state_dict({"cross": torch.ones(1, 1), "square": torch.ones(1, 1), "seen": 3})
+    mixed = variate.mix(ones.to("meta"), ones.to("meta"))
+    assert mixed.device.type == variate.cross.device.type == variate.square.device.type == "meta"

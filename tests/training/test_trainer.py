@@ -221,6 +221,12 @@ def test_more_minutes_add_updates_of_the_objective_at_its_pace():
     young.extend(1.0)
     assert young.total == 60 and young.warm_updates == SHORT.warm_updates
     train(young, 8)
+    # of denoising, where that is all there is
+    whole = train(make(change(SHORT, updates=0)))
+    whole.phase_seconds = {"denoising": 14.0, "balance": 0.0}
+    whole.extend(1.0)
+    assert whole.updates == 0 and whole.total == whole.warm_updates == 30
+    assert train(whole).phase_seconds["balance"] == 0.0
 
 
 # from scratch ---------------------------------------------------------------------------------------------------------
@@ -324,6 +330,10 @@ def test_balance_of_torsions_alone_leaves_the_diffusion_to_denoising():
     assert weights.ess_fraction > 0.8
     assert abs(weights.log_mean - LOG_Z) < 5.0 * math.sqrt((1.0 / weights.ess_fraction - 1.0) / 4000)
 
+    trainer.balance(0, 0.5)
+    first, rates = CONFIG.optimiser, [group["lr"] for group in trainer.learner.policy_optimiser.param_groups]
+    assert rates == [0.5 * first.warm_rate, 0.5 * first.rate]  # of the diffusion, of the mixtures
+
     def gradients(mix) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         policy = trainer.learner.policy
         trainer.control_variate.mix, trainer.generator = mix, trainer.generator.manual_seed(4)
@@ -334,3 +344,15 @@ def test_balance_of_torsions_alone_leaves_the_diffusion_to_denoising():
     (mixtures, line), (same, other) = gradients(lambda a, w: a), gradients(lambda a, w: a + w)
     assert all(torch.equal(a, b) for a, b in zip(mixtures, same, strict=True)) and any(bool(g.any()) for g in mixtures)
     assert not any(torch.equal(a, b) for a, b in zip(line[:1], other[:1], strict=True))
+
+
+@pytest.mark.parametrize("warm_updates", [0, 6])
+def test_rates_rise_on_where_denoising_is_shorter_than_their_ramp(warm_updates):
+    """A diffusion that goes on with denoising has no new optimisers in balance, and what is left of the ramp."""
+    config = change(SHORT, schedule={"torsions": "first"}, balanced="torsions", optimiser={"ramp": 20})
+    trainer = make(change(config, warm_updates=warm_updates, updates=1000))
+    shares = []
+    for trainer.done in range(30):
+        shares.append(trainer._share())
+    assert shares[:20] == pytest.approx([(k + 1) / 20 for k in range(20)], rel=0.01)
+    assert min(shares[20:]) > 0.99 and shares[29] == trainer.learner.rate(29 - warm_updates + 20, 1000 + 20)
