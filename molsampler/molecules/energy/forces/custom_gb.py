@@ -19,6 +19,10 @@ _PAIR = openmm.CustomGBForce.ParticlePair
 _SINGLE = openmm.CustomGBForce.SingleParticle
 
 
+def _of_pairs(names: list[str]) -> list[str]:
+    return [f"{name}{k}" for k in (1, 2) for name in names]
+
+
 class CustomGB(Term):
     """An `openmm.CustomGBForce` with NoCutoff among n_atoms atoms."""
 
@@ -44,10 +48,12 @@ class CustomGB(Term):
 
     def _translated(self, text: str, kind: int) -> nn.Module:
         own = self.parameter_names + self.value_names
+        columns = zip(self.parameter_names, self.columns(), strict=True)
+        positive = [name for name, column in columns if bool((column > 0.0).all())]
         if kind == _SINGLE:
-            return translate(text, ["x", "y", "z", *own], self.constants, self.tables)
-        variables = ["r", "r inverse", *(f"{name}1" for name in own), *(f"{name}2" for name in own)]
-        return translate(text, variables, self.constants, self.tables, INVERSES)
+            return translate(text, ["x", "y", "z", *own], self.constants, self.tables, positive=positive)
+        variables = ["r", "r inverse", *_of_pairs(own)]
+        return translate(text, variables, self.constants, self.tables, INVERSES, _of_pairs(positive))
 
     def _translate_values(self, force: openmm.CustomGBForce) -> None:
         self.value_names: list[str] = []

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import chain
 
 import torch
 from torch import Tensor, fx, nn
 
+from molsampler.molecules.energy.forces.branches import Branches
 from molsampler.molecules.energy.forces.term import UnsupportedForce
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_][A-Za-z0-9_]*)|(.))")
@@ -45,12 +47,19 @@ class _Translator:
     """Recursive descent over one formula; `names` maps what it may refer to."""
 
     def __init__(
-        self, graph: fx.Graph, names: dict[str, Node], tables: dict[str, str], seen: dict[tuple, fx.Node], text: str
+        self,
+        graph: fx.Graph,
+        names: dict[str, Node],
+        tables: dict[str, str],
+        seen: dict[tuple, fx.Node],
+        positive: list[fx.Node],
+        text: str,
     ) -> None:
         self.graph, self.names, self.tables, self.text = graph, names, tables, text.strip()
         self.tokens = [m.groups() for m in _TOKEN.finditer(self.text) if any(m.groups())]
         self.at = 0
         self.seen = seen
+        self.branches = Branches(graph, self.call, positive)
 
     def formula(self) -> Node:
         value = self.sum()
@@ -213,7 +222,7 @@ class _Translator:
             chosen = self.call(torch.ge, condition.args[0], 0.0)
         else:
             chosen = self.call(torch.ne, condition, 0.0)
-        return self.call(torch.where, chosen, then, otherwise)
+        return self.branches.select(chosen, then, otherwise)
 
     def as_node(self, value: Node) -> Node:
         if isinstance(value, fx.Node):
@@ -230,10 +239,12 @@ def translate(
     constants: dict[str, float] | None = None,
     tables: dict[str, nn.Module] | None = None,
     inverses: dict[str, str] | None = None,
+    positive: Collection[str] = (),
 ) -> fx.GraphModule:
     """A module that takes the `variables` (tensors that broadcast against each other), in order, and returns the value.
 
-    inverses : variables whose reciprocal is at hand, and the variable that holds it
+    inverses : variables greater than zero whose reciprocal is at hand, and the variable that holds it
+    positive : other variables that are greater than zero, whatever the conformation
     constants : names with fixed values (OpenMM's global parameters); tables : tabulated functions by name
     Raises UnsupportedForce for a name, function or syntax that it does not know.
     """
@@ -246,14 +257,14 @@ def translate(
     }
     root = nn.ModuleDict({f"table_{name}": table for name, table in (tables or {}).items()})
     table_names = {name: f"table_{name}" for name in tables or {}}
-    value: Node = 0.0
+    above_zero = [names[name] for name in (*positive, *chain(*(inverses or {}).items()))]
     first, *definitions = [part for part in text.split(";") if part.strip()]
     for part in reversed(definitions):
         name, equals, body = part.partition("=")
         if not equals:
             raise UnsupportedForce(f"expression '{text}': '{part.strip()}' is no definition")
-        names[name.strip()] = _Translator(graph, names, table_names, seen, body).formula()
-    value = _Translator(graph, names, table_names, seen, first).formula()
+        names[name.strip()] = _Translator(graph, names, table_names, seen, above_zero, body).formula()
+    value: Node = _Translator(graph, names, table_names, seen, above_zero, first).formula()
     if isinstance(value, float):
         anything = graph.find_nodes(op="placeholder")[0]
         value = graph.call_function(torch.full_like, (anything, value))
