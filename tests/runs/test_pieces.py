@@ -13,6 +13,7 @@ from molsampler.basis.errors import InputError
 from molsampler.basis.settings import change
 from molsampler.molecules.coordinates.atlas import Atlas
 from molsampler.molecules.coordinates.chart import Chart
+from molsampler.molecules.coordinates.modes import ModeChart
 from molsampler.runs import molecule, results
 from molsampler.runs.molecule import RunConfig
 from molsampler.training import emulator
@@ -108,6 +109,31 @@ def test_without_a_search_the_input_conformer_is_all_there_is(config, tmp_path, 
         assert isinstance(job.target.coordinates, Chart)
     finally:
         job.close()
+
+
+def test_a_ring_with_modes_trains_and_goes_on(config, tmp_path, threads):
+    """Cyclohexanol, a search that finds little, at a size where nothing is learnt: modes among the circle's
+    coordinates, in training, in a run that goes on, and in its samples; the report says how many."""
+    ring = change(config, system="cyclohexanol", modes={"most": 3, "least": 1e-6})
+    said: list[str] = []
+    job = molecule.begin(ring, tmp_path / "out", say=said.append)
+    try:
+        coordinates = job.target.coordinates
+        assert isinstance(coordinates, ModeChart) and coordinates.n_modes == 3
+        assert any(line.startswith("short MD: standardised") and ", 3 of them modes (" in line for line in said)
+        assert job.train(progress=False)
+    finally:
+        job.close()
+    again = molecule.go_on(tmp_path / "out", say=silent)
+    try:
+        x = again.target.space.sample_prior(8, seeded(0))
+        assert torch.equal(again.target.log_prob(x), job.target.log_prob(x))
+        results.sample(again, progress=False)
+        results.conclude(again)
+    finally:
+        again.close()
+    assert "circular torsions, 3 modes" in (tmp_path / "out" / "report.html").read_text()
+    assert np.isfinite(again.run.load_samples().log_weights).any()
 
 
 def test_an_objective_through_the_samples_has_no_derivative_by_a_label(config, tmp_path):
