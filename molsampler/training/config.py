@@ -281,10 +281,12 @@ class TrainConfig:
                 f" = {self.batch.replay_updates} brings states of many: use 0, or another objective"
             )
         alike, batch = self.batch.per_condition, self.batch.balance
-        if alike < 2 or ranks.share(batch) % alike:
+        own = ranks.share(batch)
+        if alike < 2 or own % alike:
+            share = "" if own == batch else f"{own}, a process's share of "
             raise InputError(
                 f'objective = "log_variance" needs several trajectories of each condition {several}: give '
-                f"batch.per_condition a number from 2 on that divides batch.balance = {batch}, not {alike}"
+                f"batch.per_condition a number from 2 on that divides {share}batch.balance = {batch}, not {alike}"
             )
 
     def _check_teacher_and_twist(self) -> None:

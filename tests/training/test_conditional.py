@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import LogWeights
 from molsampler.basis.settings import change
@@ -252,6 +253,13 @@ def test_what_has_no_meaning_is_refused(name):
     config = change(SCRATCH, **changes)
     with pytest.raises(InputError, match=words):
         Trainer(LinearGaussian(), config, seeded(0))
+
+
+def test_a_share_that_groups_do_not_divide_is_told(monkeypatch):
+    """86 of 256 trajectories on each of three processes are not in groups of 8."""
+    monkeypatch.setattr(ranks, "size", lambda: 3)
+    with pytest.raises(InputError, match="divides 86, a process's share of batch.balance = 256, not 8$"):
+        GROUPED.check(LinearGaussian().space)
 
 
 def test_arms_either_work_or_are_refused():
