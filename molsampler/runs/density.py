@@ -186,7 +186,7 @@ def begin(
     check_processes(config)
     target = as_target(given)
     name = getattr(target, "name", type(target).__name__.lower())
-    run = DensityRunDirectory.claim(out or Path("runs") / name, overwrite=overwrite)
+    run = DensityRunDirectory.claim(out or Path("runs") / name, overwrite=overwrite, say=say)
     try:
         return start(DensityRun, target, config, run, say)
     except BaseException:
@@ -198,7 +198,7 @@ def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say
     """The run on the density in the directory `out` from its last checkpoint; minutes : of training in all."""
     say = ranks.first_only(say)
     target = as_target(given)
-    run = DensityRunDirectory.claim(out, resume=True)
+    run = DensityRunDirectory.claim(out, resume=True, say=say)
     try:
         state = read_checkpoint(run / "checkpoint.pt")
         config = held_config(state, DensityRun.kind, DensityConfig(), run)

@@ -128,13 +128,14 @@ def make_reference(
     rescore: Energy | None = None,
     progress: bool = True,
     device: str = "cpu",
+    say: Callable[[str], None] = print,
 ) -> ReferenceRun:
     """Runs, or goes on with, the simulation whose state file is in `folder`.
 
     observe : positions (B, N, 3) nm -> (B, k), kept of every replica after every round
     inside_support : positions (B, N, 3) nm -> (B,) bool; frames outside are dropped and their fraction is reported
     rescore : an energy that gives `potential_energy` of the frames returned, usually in double; `energy` by default
-    progress : show a bar
+    progress : show a bar;  say : where warnings go
 
     A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
     finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder
@@ -158,7 +159,7 @@ def make_reference(
         max(1, settings.pivot_interval),
     )
     generator = torch.Generator(device=device).manual_seed(settings.seed)
-    with FolderLock(folder), energy.counter.purpose("md"):
+    with FolderLock(folder, say), energy.counter.purpose("md"):
         if path.exists():
             state, records = _load(path, settings, generator, energy)
         else:
