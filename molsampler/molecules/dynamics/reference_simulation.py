@@ -7,11 +7,10 @@ whether the state is inside the support are kept of every replica after every ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import LARGEST_SEED, misfit_of
 from molsampler.molecules.dynamics.pivot import PivotBonds
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.dynamics.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder, ladder_size
@@ -75,6 +75,9 @@ class ReferenceSettings:
     def rounds(self) -> int:
         """Burn-in included."""
         return self.burn_in_rounds + round(self.production_ps / (self.timestep * self.exchange_interval))
+
+
+_DEFAULTS = asdict(ReferenceSettings())
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def make_reference(
     finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder
     that another process is at work in.
     """
-    _check(settings)
+    _check(settings, molecule.temperature)
     path = Path(folder) / STATE_FILE
     if settings.temperatures == 0:
         count = ladder_size(molecule.temperature, settings.hottest, 3 * molecule.n_atoms - 6)
@@ -229,8 +232,20 @@ class _Keeper:
             records.frames.append(positions[:: settings.temperatures].float().cpu())
 
 
-def _check(settings: ReferenceSettings) -> None:
-    if not (math.isfinite(settings.timestep) and settings.timestep > 0.0 and settings.exchange_interval >= 1):
+def _check(settings: ReferenceSettings, coldest: float) -> None:
+    for name, kind in get_type_hints(ReferenceSettings).items():
+        misfit = misfit_of(getattr(settings, name), kind)
+        if misfit is not None:
+            raise InputError(f"{name} = {getattr(settings, name)!r} {misfit}: give such as {_DEFAULTS[name]!r}.")
+    if settings.hottest < coldest:
+        raise InputError(
+            f"hottest {settings.hottest:g} K is colder than the system, at {coldest:g} K: give more than that."
+        )
+    if not 0 <= settings.seed <= LARGEST_SEED:
+        raise InputError(f"seed {settings.seed} is not usable: give a number from 0 to {LARGEST_SEED:g}.")
+    if settings.burn_in_ps < 0.0:
+        raise InputError(f"burn_in_ps {settings.burn_in_ps:g} must not be negative: 0 keeps everything.")
+    if not (settings.timestep > 0.0 and settings.exchange_interval >= 1):
         raise InputError(
             f"timestep {settings.timestep} ps and exchange_interval {settings.exchange_interval} steps must be "
             "positive: give such as 0.001 and 100."

@@ -168,6 +168,17 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
         ({"exchange_interval": 0}, "exchange_interval 0 steps must be"),
         ({"hydrogen_mass": 13.0}, "hydrogen_mass 13.0"),
         ({"hydrogen_mass": -1.0}, "hydrogen_mass -1.0"),
+        ({"temperatures": 0, "hottest": math.inf}, "hottest = inf must be finite: give such as 1000.0"),
+        ({"temperatures": 0, "hottest": math.nan}, "hottest = nan must be finite"),
+        ({"hottest": 299.0}, "hottest 299 K is colder than the system, at 300 K"),
+        ({"timestep": math.nan}, "timestep = nan must be finite"),
+        ({"production_ps": math.inf}, "production_ps = inf must be finite"),
+        ({"production_ps": math.nan}, "production_ps = nan must be finite"),
+        ({"burn_in_ps": math.inf}, "burn_in_ps = inf must be finite"),
+        ({"burn_in_ps": -1.0}, "burn_in_ps -1 must not be negative"),
+        ({"hydrogen_mass": math.inf}, "hydrogen_mass = inf must be finite"),
+        ({"ladders": 2.5}, "ladders = 2.5 should be of type int"),
+        ({"seed": 10**30}, r"seed 1\d+ is not usable: give a number from 0 to 1e\+18"),
     ],
 )
 def test_settings_that_give_nothing_are_refused(tmp_path: Path, change: dict, said: str) -> None:
