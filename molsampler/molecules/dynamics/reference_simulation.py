@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.settings import LARGEST_SEED, misfit_of
 from molsampler.molecules.dynamics.pivot import PivotBonds
@@ -140,9 +141,9 @@ def make_reference(
     rescore : an energy that gives `potential_energy` of the frames returned, usually in double; `energy` by default
     progress : show a bar;  say : where warnings go
 
-    A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
-    finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder
-    that another process is at work in.
+    A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one, or, on
+    another kind of device, with new random numbers; a finished one is read back at once. A state file of other settings
+    is refused with InputError, and so is a folder that another process is at work in.
     """
     _check(settings, molecule.temperature)
     path = Path(folder) / STATE_FILE
@@ -293,10 +294,11 @@ def _load(
     path: Path, settings: ReferenceSettings, generator: torch.Generator, energy: Energy
 ) -> tuple[ExchangeState, _Records]:
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location="cpu")  # it may come from a machine with a GPU
         stored, state = content["settings"], ExchangeState.from_state_dict(content["exchange"])
+        state = replace(state, langevin=state.langevin.to(generator.device))
         records = _Records.from_state_dict(content["records"])
-        generator.set_state(content["generator"])
+        ranks.restore(generator, content["generator"], settings.seed, state.rounds)
         evaluations = int(content["evaluations"])
     except Exception as error:
         raise InputError(f"The state file '{path}' cannot be read ({error}): delete it to start anew.") from error
