@@ -67,8 +67,8 @@ def check_device(device: str | torch.device) -> torch.device:
     there = ["cpu"]
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        there.append("mps")
+    if str(device).partition(":")[0] == "mps":
+        raise InputError(f"device '{device}' has no double precision, which is needed: choose {' or '.join(there)}")
     if str(device) not in there:
         raise InputError(f"device '{device}' is not there; this machine has {', '.join(there)}")
     return torch.device(device)
