@@ -16,6 +16,8 @@ from molsampler.basis.errors import InputError
 
 POSITIVE = "more than 0"
 """In `needs`: any number above 0."""
+LARGEST_SEED = 10**18
+"""torch takes no more than 2^63, and some purposes of a run add to its seed."""
 
 
 @dataclass(frozen=True)

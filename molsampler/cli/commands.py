@@ -129,7 +129,7 @@ def reference(
     energy = make_energy(molecule, device=device, say=say)
     double = TorchEnergy(molecule, dtype=torch.float64, compile=False) if isinstance(energy, TorchEnergy) else energy
     stored = store_reference(
-        molecule, energy, settings, folder, rescore=double, progress=not quiet, overwrite=overwrite
+        molecule, energy, settings, folder, rescore=double, progress=not quiet, overwrite=overwrite, say=say
     )
     for name, estimate in stored.populations.items():
         print(f"{name:8s} {estimate.value:.5f} +- {np.nan if estimate.stderr is None else estimate.stderr:.5f}")

@@ -136,7 +136,7 @@ def _run(options: Options, config: SyntheticConfig, out: Path) -> dict[str, Any]
     # killed before its first checkpoint, as a classical arm always is: begun anew, nothing is lost
     anew = held is not None and not any(there.values())
     going_on = options.resume and (held is not None or there["checkpoint.pt"]) and not anew
-    run = DensityRunDirectory.claim(out, overwrite=options.overwrite or anew, resume=going_on)
+    run = DensityRunDirectory.claim(out, overwrite=options.overwrite or anew, resume=going_on, say=say)
     try:
         if find_arm(config.arm).baseline:
             return synthetic.baseline(config, run, say)

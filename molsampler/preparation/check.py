@@ -20,7 +20,6 @@ from molsampler.molecules.energy.contract import Energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy, available_platforms
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
 from molsampler.molecules.energy.torch_check import reference_terms
-from molsampler.molecules.energy.torch_energy import UnsupportedForce
 from molsampler.molecules.loading.folders import find_system_folder
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.settings import FILE, read_settings
@@ -123,11 +122,8 @@ def _evaluator(molecule: Molecule, platform: str) -> ContextEvaluator:
 
 
 def _terms(molecule: Molecule) -> dict[str, float]:
-    """kJ/mol of each force at the input structure, largest first; empty for more forces than OpenMM has groups."""
-    try:
-        values = reference_terms(molecule.system, molecule.positions[None])[0][:, 0]
-    except UnsupportedForce:
-        return {}
+    """kJ/mol of each force at the input structure, largest first."""
+    values = reference_terms(molecule.system, molecule.positions[None])[0][:, 0]
     terms: dict[str, float] = {}
     for force, value in zip(molecule.system.getForces(), values, strict=True):
         terms[force.getName()] = terms.get(force.getName(), 0.0) + float(value)

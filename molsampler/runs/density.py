@@ -25,7 +25,7 @@ from molsampler.analysis.statistics.pareto import k_threshold, pareto_k
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
 from molsampler.basis.log_weights import normalised
-from molsampler.basis.settings import setting, table
+from molsampler.basis.settings import change, setting, table
 from molsampler.preparation.start import prepare
 from molsampler.runs.loop import Say, TrainingRun, check_processes, check_settings, held_config, settle, tell_idle
 from molsampler.smc.trained import check_samples
@@ -186,7 +186,7 @@ def begin(
     check_processes(config)
     target = as_target(given)
     name = getattr(target, "name", type(target).__name__.lower())
-    run = DensityRunDirectory.claim(out or Path("runs") / name, overwrite=overwrite)
+    run = DensityRunDirectory.claim(out or Path("runs") / name, overwrite=overwrite, say=say)
     try:
         return start(DensityRun, target, config, run, say)
     except BaseException:
@@ -198,7 +198,7 @@ def go_on(given: Any, out: str | Path, *, minutes: float | None = None, say: Say
     """The run on the density in the directory `out` from its last checkpoint; minutes : of training in all."""
     say = ranks.first_only(say)
     target = as_target(given)
-    run = DensityRunDirectory.claim(out, resume=True)
+    run = DensityRunDirectory.claim(out, resume=True, say=say)
     try:
         state = read_checkpoint(run / "checkpoint.pt")
         config = held_config(state, DensityRun.kind, DensityConfig(), run)
@@ -232,6 +232,8 @@ def sample(
     (collective: every rank draws its portion, and gets all)."""
     n, sampler = run.config.samples if n is None else n, sampler or run.config.sampler
     check_samples(n, sampler)
+    if seed is not None:
+        check_settings(change(run.config, train={"seed": seed}))
     seed = run.config.train.seed if seed is None else seed
     generator = ranks.generator(seed + 1, run.config.device)
     draw = run.drawing(sampler, generator)

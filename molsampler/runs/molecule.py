@@ -130,7 +130,7 @@ def begin(config: RunConfig, out: str | Path | None = None, *, overwrite: bool =
     say = ranks.first_only(say)
     check(config)
     check_processes(config)
-    run = RunDirectory.claim(out or default_folder(config.system), overwrite=overwrite)
+    run = RunDirectory.claim(out or default_folder(config.system), overwrite=overwrite, say=say)
     try:
         return start(config, run, say)
     except BaseException:
@@ -162,7 +162,7 @@ def go_on(
     record : whether config.toml is to say so from now on
     """
     say = ranks.first_only(say)
-    run = RunDirectory.claim(out, resume=True)
+    run = RunDirectory.claim(out, resume=True, say=say)
     try:
         state = read_checkpoint(run / "checkpoint.pt")
         config = held_config(state, Job.kind, RunConfig(), run)

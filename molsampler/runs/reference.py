@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mdtraj as md
@@ -47,6 +48,7 @@ def store_reference(
     command: str | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Reference:
     """Runs (or resumes) the simulation in `folder`, stores the reference there and returns it as loaded back.
 
@@ -54,6 +56,7 @@ def store_reference(
     command : how to make it again, for reference.json; by default the command line of this process
     overwrite : replace the reference that the folder holds; InputError where it holds one and no simulation to go on
         with
+    say : where warnings go
 
     Populations and free energies come from the states at all temperatures (see `analysis.multistate`), with jackknife
     errors over the ladders. What reference.json says of convergence is described in docs/METRICS.md.
@@ -83,6 +86,7 @@ def store_reference(
         rescore=rescore,
         progress=progress,
         device=str(device),
+        say=say,
     )
     residues, convergence = [], {}
     for k, pair in enumerate(pairs):

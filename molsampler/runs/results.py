@@ -16,6 +16,7 @@ from molsampler.analysis.observables.pieces import Pieces
 from molsampler.analysis.reference_ensemble import Reference, load_reference
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import change
 from molsampler.molecules.coordinates.modes import ModeChart
 from molsampler.molecules.coordinates.stored import AnyChart, atlas_of, coordinates_from
 from molsampler.molecules.coordinates.temperatures import TemperatureChart
@@ -25,6 +26,7 @@ from molsampler.molecules.facts import ring_cautions
 from molsampler.molecules.loading.folders import reference_folders
 from molsampler.runs.coverage import independent_states
 from molsampler.runs.given import learnt_log_z
+from molsampler.runs.loop import check_settings
 from molsampler.runs.molecule import Job
 from molsampler.runs.temperatures import sample_temperatures, thermodynamics
 from molsampler.smc.trained import check_samples
@@ -67,6 +69,8 @@ def sample(
     n = job.config.samples if n is None else n
     sampler = sampler or job.config.sampler
     check_samples(n, sampler)
+    if seed is not None:
+        check_settings(change(job.config, train={"seed": seed}))
     generator = _generator(job, 1, seed)
     draw, counter = job.drawing(sampler, generator, temperature), job.target.counter
     own, silent = len(ranks.portion(n)), not (progress and ranks.first())

@@ -46,7 +46,7 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     """What the TOML file at `path` says; InputError where it cannot be read or is no TOML."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"the configuration '{path}' cannot be read ({error.strerror}): check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

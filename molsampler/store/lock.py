@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -13,14 +15,18 @@ try:
 except ImportError:  # not on Windows: a folder is then not guarded against a second process
     fcntl = None
 
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
+"""What a file system without locks answers, as some network ones do."""
+
 
 class FolderLock:
     """Holds `folder`, which is made if need be, until `release` or the end of the process; a context manager too.
 
+    say : is told where the file system has no locks; the folder is then not guarded
     Raises InputError where another process holds it or where it cannot be written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, say: Callable[[str], None] = print) -> None:
         self._handle: int | None = None
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -39,6 +45,17 @@ class FolderLock:
             raise InputError(
                 f"'{folder}' is in use by another molsampler process: wait for it, or choose another with --out."
             ) from None
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in _NO_LOCKS:
+                raise InputError(
+                    f"'{folder}' cannot be locked ({error.strerror}): choose another with --out."
+                ) from error
+            say(
+                f"warning: '{folder}' is on a file system without locks ({error.strerror}): see to it yourself that no "
+                "second molsampler process works there"
+            )
+            return
         self._handle = handle
 
     def release(self) -> None:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -84,25 +85,33 @@ class RunDirectory:
         return self.path / name
 
     @classmethod
-    def claim(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Self:
+    def claim(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> Self:
         """Takes `path` for a run, making it if need be, and holds it until `release` or the end of the process.
 
         Raises InputError where it holds a run and neither `overwrite` nor `resume` is given, where there is no
         checkpoint to resume from, where another process holds it, or where it cannot be written. An old run's files
-        stay until the new one calls `clear`. Ranks call it together, and the first one holds the folder.
+        stay until the new one calls `clear`. `say` is told where it cannot be held against others. Ranks call it
+        together, and the first one holds the folder.
         """
-        run = ranks.first_only(cls._taken)(path, overwrite, resume)
+        run = ranks.first_only(cls._taken)(path, overwrite, resume, say)
         ranks.from_first(None)  # nobody goes on before it is held
         return run or cls(path)
 
     @classmethod
-    def _taken(cls, path: str | Path, overwrite: bool, resume: bool) -> Self:
+    def _taken(cls, path: str | Path, overwrite: bool, resume: bool, say: Callable[[str], None]) -> Self:
         run = cls(path)
         if resume and not (run / "checkpoint.pt").is_file():  # before the lock, which makes the folder
             raise InputError(
                 f"'{path}' has no checkpoint.pt to go on from: train first, without --resume, or name another run."
             )
-        run._lock = FolderLock(run.path)
+        run._lock = FolderLock(run.path, say)
         found = [name for name in cls.files if (run / name).exists()]
         if found and not (overwrite or resume):
             run.release()

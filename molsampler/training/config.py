@@ -7,7 +7,7 @@ from typing import Literal
 
 from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
-from molsampler.basis.settings import POSITIVE, change, setting, table
+from molsampler.basis.settings import LARGEST_SEED, POSITIVE, change, setting, table
 from molsampler.basis.space import Space
 from molsampler.diffusion.learnt_noising import NoisingConfig
 from molsampler.diffusion.policy import PolicyConfig
@@ -172,7 +172,7 @@ class ExplorerConfig:
 class TrainConfig:
     """Training: what is minimised, for how long, and all that its parts are told."""
 
-    seed: int = setting(0, "of everything random", low=0)
+    seed: int = setting(0, "of everything random", low=0, high=LARGEST_SEED)
     objective: Literal["tb", "log_variance", "subtb", "db", "reverse_kl"] = setting(
         "tb", "after denoising: trajectory balance, log-variance, SubTB(lambda), detailed balance or reverse KL"
     )

@@ -64,6 +64,15 @@ def test_smc_of_a_molecule_asks_an_emulator_which_energies_are_worth_while(finis
     assert len(samples.weights) == 2 * SMC_PASSES and bool(np.isfinite(samples.log_weights).all())
 
 
+@pytest.mark.parametrize("seed", [-1, 10**30])
+def test_a_seed_that_no_generator_takes_is_refused(finished, seed):
+    with (
+        molsampler.resume(finished, progress=False, say=silent) as run,
+        pytest.raises(molsampler.InputError, match=f"train.seed = {seed} is not usable: give at"),
+    ):
+        run.sample(7, seed=seed)
+
+
 def test_new_samples_take_old_figures_and_pictures_away_at_once(finished):
     """Before anything is analysed: an interruption there leaves no figures of samples that are gone."""
     before = {name for name in ("metrics.json", "report.html", *PICTURES) if (finished / name).is_file()}

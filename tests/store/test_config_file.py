@@ -33,6 +33,12 @@ def test_no_preset_holds_a_setting_without_effect(name):
     assert without_effect(preset(name)) == []
 
 
+def test_a_byte_order_mark_in_front_is_read_over(tmp_path):
+    path = tmp_path / "few.toml"
+    path.write_text("samples = 12\n", encoding="utf-8-sig")
+    assert read_toml(path, RunConfig()).samples == 12
+
+
 def test_only_what_the_file_names_is_changed(tmp_path):
     path = tmp_path / "few.toml"
     path.write_text("samples = 12\n[train]\nminutes = 2\n[train.policy]\nwidth = 5\n")

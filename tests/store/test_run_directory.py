@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -196,6 +197,33 @@ def test_a_directory_in_use_is_refused_until_the_other_process_dies(tmp_path) ->
         other.kill()
         other.wait()
     RunDirectory.claim(tmp_path).release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no lock on Windows")
+@pytest.mark.parametrize("name", ["ENOTSUP", "ENOLCK", "ENOSYS"])
+def test_a_file_system_without_locks_is_a_warning(name, tmp_path, monkeypatch) -> None:
+    number = getattr(errno, name)
+
+    def flock(handle: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("molsampler.store.lock.fcntl.flock", flock)
+    said: list[str] = []
+    run = RunDirectory.claim(tmp_path, say=said.append)
+    (words,) = said
+    assert words.startswith(f"warning: '{tmp_path}' is on a file system without locks ({os.strerror(number)})")
+    run.append_metrics_row({"update": 0})
+    run.release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no lock on Windows")
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path, monkeypatch) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("molsampler.store.lock.fcntl.flock", flock)
+    with pytest.raises(InputError, match="cannot be locked"):
+        RunDirectory.claim(tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path) -> None:

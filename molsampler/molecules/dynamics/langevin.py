@@ -45,6 +45,10 @@ class LangevinState:
         """The conformations that `index` ((M,) integers or (B,) bool) names."""
         return LangevinState(self.positions[index], self.velocities[index], self.energy[index], self.forces[index])
 
+    def to(self, device: torch.device) -> LangevinState:
+        """The same on a device."""
+        return LangevinState(*(part.to(device) for part in (self.positions, self.velocities, self.energy, self.forces)))
+
 
 FrameCallback = Callable[[int, LangevinState], None]
 

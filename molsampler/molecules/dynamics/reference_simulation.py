@@ -7,18 +7,19 @@ whether the state is inside the support are kept of every replica after every ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from molsampler.basis import ranks
 from molsampler.basis.errors import InputError
+from molsampler.basis.settings import LARGEST_SEED, misfit_of
 from molsampler.molecules.dynamics.pivot import PivotBonds
 from molsampler.molecules.dynamics.quench import quench
 from molsampler.molecules.dynamics.replica_exchange import ExchangeState, ReplicaExchange, geometric_ladder, ladder_size
@@ -77,6 +78,9 @@ class ReferenceSettings:
         return self.burn_in_rounds + round(self.production_ps / (self.timestep * self.exchange_interval))
 
 
+_DEFAULTS = asdict(ReferenceSettings())
+
+
 @dataclass(frozen=True)
 class ReferenceRun:
     """What the simulation gave, for R production rounds of L ladders of T temperatures and k observables.
@@ -128,19 +132,20 @@ def make_reference(
     rescore: Energy | None = None,
     progress: bool = True,
     device: str = "cpu",
+    say: Callable[[str], None] = print,
 ) -> ReferenceRun:
     """Runs, or goes on with, the simulation whose state file is in `folder`.
 
     observe : positions (B, N, 3) nm -> (B, k), kept of every replica after every round
     inside_support : positions (B, N, 3) nm -> (B,) bool; frames outside are dropped and their fraction is reported
     rescore : an energy that gives `potential_energy` of the frames returned, usually in double; `energy` by default
-    progress : show a bar
+    progress : show a bar;  say : where warnings go
 
-    A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one; a
-    finished one is read back at once. A state file of other settings is refused with InputError, and so is a folder
-    that another process is at work in.
+    A run that was interrupted goes on from its last state file and ends with the frames of an uninterrupted one, or, on
+    another kind of device, with new random numbers; a finished one is read back at once. A state file of other settings
+    is refused with InputError, and so is a folder that another process is at work in.
     """
-    _check(settings)
+    _check(settings, molecule.temperature)
     path = Path(folder) / STATE_FILE
     if settings.temperatures == 0:
         count = ladder_size(molecule.temperature, settings.hottest, 3 * molecule.n_atoms - 6)
@@ -158,7 +163,7 @@ def make_reference(
         max(1, settings.pivot_interval),
     )
     generator = torch.Generator(device=device).manual_seed(settings.seed)
-    with FolderLock(folder), energy.counter.purpose("md"):
+    with FolderLock(folder, say), energy.counter.purpose("md"):
         if path.exists():
             state, records = _load(path, settings, generator, energy)
         else:
@@ -228,8 +233,20 @@ class _Keeper:
             records.frames.append(positions[:: settings.temperatures].float().cpu())
 
 
-def _check(settings: ReferenceSettings) -> None:
-    if not (math.isfinite(settings.timestep) and settings.timestep > 0.0 and settings.exchange_interval >= 1):
+def _check(settings: ReferenceSettings, coldest: float) -> None:
+    for name, kind in get_type_hints(ReferenceSettings).items():
+        misfit = misfit_of(getattr(settings, name), kind)
+        if misfit is not None:
+            raise InputError(f"{name} = {getattr(settings, name)!r} {misfit}: give such as {_DEFAULTS[name]!r}.")
+    if settings.hottest < coldest:
+        raise InputError(
+            f"hottest {settings.hottest:g} K is colder than the system, at {coldest:g} K: give more than that."
+        )
+    if not 0 <= settings.seed <= LARGEST_SEED:
+        raise InputError(f"seed {settings.seed} is not usable: give a number from 0 to {LARGEST_SEED:g}.")
+    if settings.burn_in_ps < 0.0:
+        raise InputError(f"burn_in_ps {settings.burn_in_ps:g} must not be negative: 0 keeps everything.")
+    if not (settings.timestep > 0.0 and settings.exchange_interval >= 1):
         raise InputError(
             f"timestep {settings.timestep} ps and exchange_interval {settings.exchange_interval} steps must be "
             "positive: give such as 0.001 and 100."
@@ -277,10 +294,11 @@ def _load(
     path: Path, settings: ReferenceSettings, generator: torch.Generator, energy: Energy
 ) -> tuple[ExchangeState, _Records]:
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location="cpu")  # it may come from a machine with a GPU
         stored, state = content["settings"], ExchangeState.from_state_dict(content["exchange"])
+        state = replace(state, langevin=state.langevin.to(generator.device))
         records = _Records.from_state_dict(content["records"])
-        generator.set_state(content["generator"])
+        ranks.restore(generator, content["generator"], settings.seed, state.rounds)
         evaluations = int(content["evaluations"])
     except Exception as error:
         raise InputError(f"The state file '{path}' cannot be read ({error}): delete it to start anew.") from error

@@ -27,7 +27,7 @@ def make_energy(
 
     backend : "torch", "openmm", or "auto": torch where it covers every force, else OpenMM, of which `say` is told
     platform : OpenMM's platform, for the bridge: "CUDA", "OpenCL", "CPU", "Reference" or "auto"
-    device, compile : for the torch kernels
+    device : for the torch kernels, and which GPU it is for the bridge, where that is on one;  compile : the kernels
     Raises InputError for a backend, platform or device that is not there, and for a force that "torch" does not cover.
     """
     if backend not in BACKENDS:
@@ -35,13 +35,13 @@ def make_energy(
     device = check_device(device)
     check_platform(platform)
     if backend == "openmm":
-        return OpenMMEnergy(molecule, platform=platform)
+        return OpenMMEnergy(molecule, platform=platform, device=device)
     try:
         return TorchEnergy(molecule, device=device, compile=compile, say=say)
     except UnsupportedForce as error:
         if backend == "torch":
             raise InputError(uncovered(error)) from error
-        energy = OpenMMEnergy(molecule, platform=platform)
+        energy = OpenMMEnergy(molecule, platform=platform, device=device)
         say(f"energy: OpenMM ({energy.platform}) instead of torch, which does not cover {error}")
         return energy
 
@@ -67,8 +67,8 @@ def check_device(device: str | torch.device) -> torch.device:
     there = ["cpu"]
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        there.append("mps")
+    if str(device).partition(":")[0] == "mps":
+        raise InputError(f"device '{device}' has no double precision, which is needed: choose {' or '.join(there)}")
     if str(device) not in there:
         raise InputError(f"device '{device}' is not there; this machine has {', '.join(there)}")
     return torch.device(device)

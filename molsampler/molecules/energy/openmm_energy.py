@@ -31,6 +31,7 @@ class OpenMMEnergy(Energy):
     precision : "single", "mixed" or "double" where the platform has the choice; None: mixed there
     workers : number of processes on CPU and Reference, one thread each; None: one a usable core. None on a GPU.
     counter : of evaluations, where another energy's is to be shared
+    device : the torch device of what goes with it; "cuda:1" takes the second GPU where the platform is one of a GPU
 
     Positions go to OpenMM in double; results come back in the dtype and on the device of the positions.
     Raises InputError for a platform or precision that is not there.
@@ -43,6 +44,7 @@ class OpenMMEnergy(Energy):
         precision: str | None = None,
         workers: int | None = None,
         counter: EvaluationCounter | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(molecule.n_atoms, counter)
         if workers is not None and workers < 1:
@@ -50,7 +52,7 @@ class OpenMMEnergy(Energy):
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"unknown precision '{precision}'; choose one of {', '.join(PRECISIONS)}")
         xml = openmm.XmlSerializer.serialize(molecule.system)
-        self.platform, self._evaluator = _open(xml, platform, precision, workers)
+        self.platform, self._evaluator = _open(xml, platform, precision, workers, torch.device(device))
 
     @property
     def worker_ids(self) -> list[int]:
@@ -78,7 +80,7 @@ def check_platform(platform: str) -> None:
 
 
 def _open(
-    xml: str, platform: str, precision: str | None, workers: int | None
+    xml: str, platform: str, precision: str | None, workers: int | None, device: torch.device
 ) -> tuple[str, ContextEvaluator | OpenMMPool]:
     check_platform(platform)
     there = available_platforms()
@@ -87,7 +89,7 @@ def _open(
             if name not in there:
                 continue
             try:
-                context = _gpu_context(xml, name, precision)
+                context = _gpu_context(xml, name, precision, device)
             except openmm.OpenMMException:  # the plug-in is installed, the device or its driver is not
                 continue
             if not any(word in context.device_name().lower() for word in _CPU_DEVICES):
@@ -95,7 +97,7 @@ def _open(
         platform = "CPU"
     if platform in GPU_PLATFORMS:
         try:
-            return platform, _gpu_context(xml, platform, precision)
+            return platform, _gpu_context(xml, platform, precision, device)
         except openmm.OpenMMException as error:
             raise InputError(
                 f"OpenMM platform '{platform}' does not start here ({error}); this machine has {', '.join(there)}"
@@ -107,5 +109,9 @@ def _open(
     return platform, OpenMMPool(xml, platform, properties, workers)
 
 
-def _gpu_context(xml: str, platform: str, precision: str | None) -> ContextEvaluator:
-    return ContextEvaluator(xml, platform, {"Precision": precision or "mixed"})
+def _gpu_context(xml: str, platform: str, precision: str | None, device: torch.device) -> ContextEvaluator:
+    properties = {"Precision": precision or "mixed"}
+    if device.type == "cuda":  # without an index the one that is current, which differs between ranks
+        index = torch.cuda.current_device() if device.index is None else device.index
+        properties["DeviceIndex"] = str(index)
+    return ContextEvaluator(xml, platform, properties)

@@ -14,6 +14,7 @@ from molsampler.molecules.energy.forces.term import PairDistances, UnsupportedFo
 from molsampler.molecules.molecule import Molecule
 
 TOLERANCE = 1e-6  # relative to the force's own energy and largest component
+_GROUPS = 32  # that OpenMM can tell apart in a Context
 _STRUCTURES = 6
 _SPREAD = 0.01  # nm
 
@@ -23,17 +24,29 @@ def reference_terms(system: openmm.System, structures: np.ndarray) -> tuple[np.n
 
     structures : (S, N, 3) nm
     """
+    n_forces = system.getNumForces()
+    parts = [range(first, min(first + _GROUPS, n_forces)) for first in range(0, n_forces, _GROUPS)]
+    found = [_terms_of_part(system, part, structures) for part in parts]
+    if not found:
+        return np.zeros((0, len(structures))), np.zeros((0, *structures.shape))
+    energies, forces = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return energies, forces
+
+
+def _terms_of_part(system: openmm.System, part: range, structures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`reference_terms` of these forces, each a force group of a System without the others."""
     system = openmm.XmlSerializer.clone(system)
-    for k, force in enumerate(system.getForces()):
-        force.setForceGroup(k)
-    if system.getNumForces() > 32:
-        raise UnsupportedForce(f"a System of {system.getNumForces()} forces (32 can be told apart)")
+    for k in reversed(range(system.getNumForces())):
+        if k in part:
+            system.getForce(k).setForceGroup(k - part.start)
+        else:
+            system.removeForce(k)
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    energies = np.zeros((system.getNumForces(), len(structures)))
-    forces = np.zeros((system.getNumForces(), *structures.shape))
+    energies = np.zeros((len(part), len(structures)))
+    forces = np.zeros((len(part), *structures.shape))
     for s, structure in enumerate(structures):
         context.setPositions(structure)
-        for k in range(system.getNumForces()):
+        for k in range(len(part)):
             state = context.getState(energy=True, forces=True, groups={k})
             energies[k, s] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
             forces[k, s] = state.getForces(asNumpy=True).value_in_unit_system(unit.md_unit_system)

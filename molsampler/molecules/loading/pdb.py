@@ -82,6 +82,6 @@ def _read(path: Path) -> str:
     if data[:2] == b"\x1f\x8b":
         raise InputError(f"{path} is compressed: unpack it with gunzip first")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError:
         return data.decode("latin-1")

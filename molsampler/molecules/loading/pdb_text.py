@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.selection import Atom, Cleaned, box_notes, coordinate, occupancy, select
 
 _COORDINATES = {"x": slice(30, 38), "y": slice(38, 46), "z": slice(46, 54)}
+_TWO_LETTERS = ("CL", "NA", "MG", "BE", "LI", "ZN")
 _COVALENT = {"C", "N", "O", "S"}  # elements whose LINK is a bond, not the coordination of a metal
 
 
@@ -106,10 +108,19 @@ def _conect(lines: list[str], serials: set[str]) -> list[str]:
 def _links(lines: list[str], atoms: list[Atom]) -> list[str]:
     """CONECT records for the LINK records whose two atoms are there, in one and the same copy of the molecule."""
     by_name = {(*atom.residue, atom.name): atom for atom in atoms}
+    sizes = Counter(atom.residue for atom in atoms)
     bonds = []
     for line in (text.ljust(80) for text in lines if text.startswith("LINK  ")):
         ends = [by_name.get((line[k + 9], line[k + 10 : k + 15].strip(), line[k : k + 4].strip())) for k in (12, 42)]
         same_copy = line[59:65].strip() == line[66:72].strip()  # symmetry operators
-        if same_copy and all(end is not None and end.element in _COVALENT for end in ends):
+        if same_copy and all(end is not None and _element(end, sizes[end.residue]) in _COVALENT for end in ends):
             bonds.append(f"CONECT{ends[0].serial:>5s}{ends[1].serial:>5s}")
     return bonds
+
+
+def _element(atom: Atom, size: int) -> str:
+    """Its element, where the columns of it are blank guessed from its name as OpenMM does; size : of its residue."""
+    name = atom.name.upper().lstrip("0123456789")
+    if atom.element:
+        return atom.element
+    return name[:2] if name.startswith(_TWO_LETTERS) or (size == 1 and name.startswith("CA")) else name[:1]

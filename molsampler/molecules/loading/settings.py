@@ -70,7 +70,7 @@ class Settings:
 def read_settings(path: Path) -> Settings:
     """What the system.toml at `path` says; InputError quotes what does not fit."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
     unknown = sorted(values.keys() - set(KEYS))

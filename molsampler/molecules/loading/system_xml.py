@@ -14,7 +14,7 @@ from molsampler.molecules.loading.pdb import Structure
 def read_system_xml(path: Path) -> openmm.System:
     """The serialised System in the file at `path`; InputError for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         kind = etree.fromstring(text).tag
     except (OSError, UnicodeDecodeError, etree.ParseError) as error:
         raise InputError(f"{path} cannot be read as XML: {error}") from error

@@ -140,6 +140,22 @@ def test_a_finished_run_is_read_back_and_can_be_made_longer(tmp_path: Path) -> N
         run(tmp_path / "a", settings=replace(SETTINGS, production_ps=0.15))
 
 
+def test_a_simulation_that_was_begun_on_a_gpu_goes_on_without_one(tmp_path: Path, monkeypatch) -> None:
+    """Its tensors are of a device that is not there, its generator's state is one that this one's cannot take."""
+    short = run(tmp_path / "a", settings=replace(SETTINGS, production_ps=0.15))
+    path = tmp_path / "a" / STATE_FILE
+    content = torch.load(path, weights_only=True)
+    content["generator"] = torch.zeros(16, dtype=torch.uint8)  # the size of CUDA's
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save(content, path)
+    monkeypatch.undo()
+    longer = run(tmp_path / "a")
+    assert len(longer.energies) == SETTINGS.rounds - SETTINGS.burn_in_rounds
+    assert np.array_equal(longer.energies[: len(short.energies)], short.energies)
+    again = longer.energies[len(short.energies) :]
+    assert np.isfinite(again).all() and len(np.unique(again)) == again.size
+
+
 def test_a_state_file_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(InputError, match="seed 7 there, 8 now"):
@@ -168,6 +184,17 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
         ({"exchange_interval": 0}, "exchange_interval 0 steps must be"),
         ({"hydrogen_mass": 13.0}, "hydrogen_mass 13.0"),
         ({"hydrogen_mass": -1.0}, "hydrogen_mass -1.0"),
+        ({"temperatures": 0, "hottest": math.inf}, "hottest = inf must be finite: give such as 1000.0"),
+        ({"temperatures": 0, "hottest": math.nan}, "hottest = nan must be finite"),
+        ({"hottest": 299.0}, "hottest 299 K is colder than the system, at 300 K"),
+        ({"timestep": math.nan}, "timestep = nan must be finite"),
+        ({"production_ps": math.inf}, "production_ps = inf must be finite"),
+        ({"production_ps": math.nan}, "production_ps = nan must be finite"),
+        ({"burn_in_ps": math.inf}, "burn_in_ps = inf must be finite"),
+        ({"burn_in_ps": -1.0}, "burn_in_ps -1 must not be negative"),
+        ({"hydrogen_mass": math.inf}, "hydrogen_mass = inf must be finite"),
+        ({"ladders": 2.5}, "ladders = 2.5 should be of type int"),
+        ({"seed": 10**30}, r"seed 1\d+ is not usable: give a number from 0 to 1e\+18"),
     ],
 )
 def test_settings_that_give_nothing_are_refused(tmp_path: Path, change: dict, said: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import openmm
 import pytest
@@ -69,6 +71,12 @@ def test_value_and_derivative_are_those_of_openmm(text):
 def test_what_is_not_understood_is_quoted(text, words):
     with pytest.raises(UnsupportedForce, match=words):
         translate(text, ["x"])
+
+
+@pytest.mark.parametrize("text", ["x/w", "w^-2*x", "x^(1/w)", "(w-1)^0.5*x", "(w-1)^x", "10^(400+w)*x"])
+def test_constants_that_are_no_number_are_quoted(text):
+    with pytest.raises(UnsupportedForce, match=re.escape(f"expression '{text}': its constants {{'w': 0.0}} give no")):
+        translate(text, ["x"], {"w": 0.0})
 
 
 def test_equal_parts_are_computed_once():

@@ -249,6 +249,25 @@ def test_custom_nonbonded_with_a_computed_value(structures):
     assert_same(force, structures)
 
 
+@pytest.mark.parametrize("count", [32, 33, 70])
+def test_more_forces_than_openmm_has_groups_are_told_apart(count, structures, rng):
+    system = openmm.System()
+    for _ in range(N):
+        system.addParticle(12.0)
+    for k in range(count):
+        force = openmm.HarmonicBondForce()
+        force.addBond(k % N, (k + 1 + k // N) % N if k // N != N - 1 else (k + 2) % N, 0.1, 100.0 + k)
+        system.addForce(force)
+    energies, forces = reference_terms(system, structures)
+    assert energies.shape == (count, len(structures)) and forces.shape == (count, *structures.shape)
+    potential = Potential(system).double()
+    x = torch.from_numpy(structures).permute(2, 1, 0).contiguous()
+    for term, expected, pulls in zip(potential.terms, energies, forces, strict=True):
+        energy, gradient = energy_and_gradient(lambda y, t=term: t(y, None), x)
+        np.testing.assert_allclose(energy.numpy(), expected, rtol=1e-9)
+        np.testing.assert_allclose(-gradient.permute(2, 1, 0).numpy(), pulls, rtol=1e-9, atol=1e-9)
+
+
 def test_a_force_that_is_not_covered_is_named():
     force = openmm.GayBerneForce()
     for _ in range(N):

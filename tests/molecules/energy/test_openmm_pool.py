@@ -12,9 +12,12 @@ import time
 import numpy as np
 import openmm
 import pytest
+import torch
 
 from molsampler.basis.errors import InputError
 from molsampler.basis.ranks import usable_cores
+from molsampler.molecules.energy import choice, openmm_energy
+from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.energy.openmm_pool import OpenMMPool, _Worker
 from molsampler.molecules.energy.openmm_worker import ContextEvaluator
@@ -130,6 +133,8 @@ def test_a_system_that_openmm_cannot_set_up_is_told_in_its_words():
 ENDS = {"": 0, "raise SystemExit(3)": 3, "os.kill(os.getpid(), 9)": -9}  # of a program, and its status
 SCRIPT = """
 import os
+from molsampler.molecules.energy import choice, openmm_energy
+from molsampler.molecules.energy.choice import make_energy
 from molsampler.molecules.energy.openmm_energy import OpenMMEnergy
 from molsampler.molecules.loading.load import load_molecule
 import torch
@@ -179,3 +184,24 @@ def test_one_worker_a_usable_core():
 def test_what_is_not_there_is_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         OpenMMEnergy(molecule("aldp"), **arguments)
+
+
+@pytest.mark.parametrize("platform", ["CUDA", "auto"])
+@pytest.mark.parametrize("device, index", [("cuda:1", "1"), ("cuda", "3"), ("cpu", None)])
+def test_the_gpu_that_is_named_is_the_one_of_openmm(platform, device, index, monkeypatch):
+    """Which properties a GPU's Context is made with; "cuda" is the device that is current."""
+    asked = []
+
+    class Context:
+        def __init__(self, xml, platform, properties):
+            asked.append((platform, properties))
+
+        def device_name(self):
+            return "NVIDIA H200"
+
+    monkeypatch.setattr(openmm_energy, "ContextEvaluator", Context)
+    monkeypatch.setattr(openmm_energy, "available_platforms", lambda: ["Reference", "CPU", "CUDA"])
+    monkeypatch.setattr(choice, "check_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert make_energy(molecule("aldp"), "openmm", platform, device).platform == "CUDA"
+    assert asked == [("CUDA", {"Precision": "mixed"} | ({} if index is None else {"DeviceIndex": index}))]

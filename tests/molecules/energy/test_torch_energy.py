@@ -93,6 +93,13 @@ def test_a_device_or_a_backend_that_is_not_there(monkeypatch):
         make_energy(molecule("aldp"), device="cuda:7")
 
 
+@pytest.mark.parametrize("device", ["mps", "mps:0"])
+def test_a_device_without_double_precision_is_refused(device, monkeypatch):
+    monkeypatch.setattr(backend.torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(InputError, match=f"device '{device}' has no double precision, which is needed: choose cpu"):
+        make_energy(molecule("aldp"), device=device)
+
+
 @pytest.mark.parametrize("small", [64, 512])
 @pytest.mark.parametrize("count", [1, 64, 100, 256, 257, 600, 1100])
 def test_pieces_and_padding_change_nothing_and_have_their_sizes(count, small):

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import numpy as np
+import openmm
 import pytest
 
 from molsampler.basis.errors import InputError
 from molsampler.molecules.loading.load import load_molecule
 from molsampler.molecules.loading.settings import read_settings, settings_text
+from molsampler.molecules.loading.system_xml import read_system_xml
 from tests.molecules.energy.energy_cases import DATA, molecule
 
 PEPTIDE = DATA / "peptide"
@@ -57,6 +59,20 @@ def test_amides_outside_rings_may_be_set_free(folder):
     assert free.free_amides == free.graph.isomeric_amides and len(free.free_amides) > 1
     ring = dataclasses.replace(load_molecule("cyclo_phe_pro"), amides="free")
     assert len(ring.graph.isomeric_amides) == 2 and ring.free_amides == ()
+
+
+def test_a_byte_order_mark_in_front_takes_nothing_away(folder):
+    """Editors on Windows write one; in a PDB file it would hide the first atom."""
+    expected = load_molecule(folder(peptide_toml()))
+    path = folder(peptide_toml())
+    for name in ("system.toml", "input.pdb"):
+        text = (path / name).read_text()
+        (path / name).write_text(text, encoding="utf-8-sig")
+    found = load_molecule(path)
+    assert found.n_atoms == expected.n_atoms
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    (path / "system.xml").write_text(openmm.XmlSerializer.serialize(found.system), encoding="utf-8-sig")
+    assert read_system_xml(path / "system.xml").getNumParticles() == found.n_atoms
 
 
 def test_name_folder_and_file_mean_the_same(folder, monkeypatch):

@@ -123,6 +123,16 @@ def test_a_link_record_between_carbon_and_nitrogen_is_a_bond(tmp_path):
         assert read_pdb(written(tmp_path / "a.pdb", other, *ATOMS)).topology.getNumBonds() == 21
 
 
+def test_a_link_record_is_a_bond_where_the_element_columns_are_blank(tmp_path):
+    """Elements are then guessed from the names, as OpenMM does: a sodium ion is no nitrogen."""
+    atoms = [line[:76] for line in ATOMS]
+    link = "LINK         CH3 ACE A   1                 N   NME A   3     1555   1555  1.34"
+    assert read_pdb(written(tmp_path / "a.pdb", link, *atoms)).topology.getNumBonds() == 22
+    ion = "HETATM   23 NA    NA A   4      20.000  20.000  20.000  1.00  0.00"
+    other = link.replace("N   NME A   3", "NA   NA A   4")
+    assert read_pdb(written(tmp_path / "a.pdb", other, *atoms, ion)).topology.getNumBonds() == 21
+
+
 def test_a_whole_simulation_box_is_read_as_openmm_reads_it():
     found, expected = read_pdb(VILLIN), app.PDBFile(str(VILLIN))
     assert found.topology.getNumAtoms() == expected.topology.getNumAtoms()

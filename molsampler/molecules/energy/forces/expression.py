@@ -145,7 +145,7 @@ class _Translator:
 
     def raised(self, base: Node, exponent: Node) -> Node:
         if isinstance(base, float) and isinstance(exponent, float):
-            return base**exponent
+            return math.pow(base, exponent)
         if isinstance(exponent, float) and exponent == int(exponent) and 1 <= abs(exponent) <= 16:
             return self.whole_power(base if exponent > 0 else self.reciprocal(base), int(abs(exponent)))
         if isinstance(exponent, float) and exponent == 0.5:
@@ -233,6 +233,24 @@ class _Translator:
         return self.call(torch.full_like, anything, value)
 
 
+def _value(
+    graph: fx.Graph,
+    names: dict[str, Node],
+    tables: dict[str, str],
+    seen: dict[tuple, fx.Node],
+    positive: list[fx.Node],
+    text: str,
+) -> Node:
+    """The value of a whole expression; the names that it defines join `names`."""
+    first, *definitions = [part for part in text.split(";") if part.strip()]
+    for part in reversed(definitions):
+        name, equals, body = part.partition("=")
+        if not equals:
+            raise UnsupportedForce(f"expression '{text}': '{part.strip()}' is no definition")
+        names[name.strip()] = _Translator(graph, names, tables, seen, positive, body).formula()
+    return _Translator(graph, names, tables, seen, positive, first).formula()
+
+
 def translate(
     text: str,
     variables: list[str],
@@ -246,7 +264,8 @@ def translate(
     inverses : variables greater than zero whose reciprocal is at hand, and the variable that holds it
     positive : other variables that are greater than zero, whatever the conformation
     constants : names with fixed values (OpenMM's global parameters); tables : tabulated functions by name
-    Raises UnsupportedForce for a name, function or syntax that it does not know.
+    Raises UnsupportedForce for a name, function or syntax that it does not know, and for constants that are divided by
+    zero, or otherwise no number.
     """
     graph = fx.Graph()
     # A prefix: "or", the offset radius of the Amber models, is a keyword of Python.
@@ -258,13 +277,12 @@ def translate(
     root = nn.ModuleDict({f"table_{name}": table for name, table in (tables or {}).items()})
     table_names = {name: f"table_{name}" for name in tables or {}}
     above_zero = [names[name] for name in (*positive, *chain(*(inverses or {}).items()))]
-    first, *definitions = [part for part in text.split(";") if part.strip()]
-    for part in reversed(definitions):
-        name, equals, body = part.partition("=")
-        if not equals:
-            raise UnsupportedForce(f"expression '{text}': '{part.strip()}' is no definition")
-        names[name.strip()] = _Translator(graph, names, table_names, seen, above_zero, body).formula()
-    value: Node = _Translator(graph, names, table_names, seen, above_zero, first).formula()
+    try:
+        value = _value(graph, names, table_names, seen, above_zero, text)
+    except (ArithmeticError, ValueError) as error:  # Python's own words for a constant that is no number
+        raise UnsupportedForce(
+            f"expression '{text}': its constants {constants or {}} give no number ({error})"
+        ) from error
     if isinstance(value, float):
         anything = graph.find_nodes(op="placeholder")[0]
         value = graph.call_function(torch.full_like, (anything, value))
