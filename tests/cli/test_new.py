@@ -137,8 +137,26 @@ def test_a_test_system_without_its_constraints(capsys):
 def test_a_force_field_of_ones_own_is_copied(capsys):
     shutil.copy(Path(app.__file__).parent / "data" / "amber96.xml", "own.xml")
     made(capsys, "--pdb", "a.pdb", "--forcefield", "own.xml")
+    assert "own.xml" in listing(Path("systems/mine"))
+    made(capsys, "--pdb", "a.pdb", "--forcefield", str(Path("own.xml").resolve()), "--overwrite")
     Path("own.xml").unlink()
     assert "own.xml" in listing(Path("systems/mine")) and load_molecule("mine").n_atoms == 22
+
+
+def test_force_fields_of_one_file_name_are_both_kept(capsys):
+    """From two folders, and one beside OpenMM's own of that name."""
+    data = Path(app.__file__).parent / "data"
+    for folder, name in (("one", "amber96.xml"), ("two", "amber96_obc.xml")):
+        Path(folder).mkdir()
+        shutil.copy(data / name, f"{folder}/ff.xml")
+    printed = made(capsys, "--pdb", "a.pdb", "--forcefield", "one/ff.xml", "two/ff.xml")
+    assert "two/ff.xml: kept as ff-2.xml, since ff.xml is another file" in printed
+    assert {"ff.xml", "ff-2.xml"} <= set(listing(Path("systems/mine")))
+    system = load_molecule("mine").system
+    assert "GBSAOBCForce" in {force.getName() for force in system.getForces()}
+    shutil.copy(data / "amber96_obc.xml", "amber96.xml")
+    made(capsys, "--pdb", "a.pdb", "--forcefield", "amber96.xml", "./amber96.xml", "--overwrite")
+    assert "amber96-2.xml" in listing(Path("systems/mine")) and "amber96.xml" not in listing(Path("systems/mine"))
 
 
 def test_openmms_force_field_stands_before_a_file_of_that_name(capsys):

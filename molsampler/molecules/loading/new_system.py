@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -197,7 +198,8 @@ def _fill(folder: Path, request: Request, say: Say) -> tuple[dict[str, Any], dic
         copies[XML] = _copied(request.system_xml, folder / XML)
         write_text(folder / PDB, structure.text)
         return {"system_xml": XML, "pdb": PDB}, {}, copies
-    names = tuple(_force_field(name, folder, say) for name in request.forcefield)
+    taken = {PDB, FILE, *(name for name in request.forcefield if _is_openmms(name))}
+    names = tuple(_force_field(name, folder, taken, say) for name in request.forcefield)
     templates = dict(pair.split("=", 1) for pair in request.templates)
     arguments = {"residueTemplates": templates} if templates else {}
     if request.fix:
@@ -244,17 +246,33 @@ def _tell(say: Say, path: Path, notes: Sequence[str]) -> None:
         say(f"{path}: {note}")
 
 
-def _force_field(name: str, folder: Path, say: Say) -> str:
-    """The name in system.toml of a force field: OpenMM's own, or that of a copy of the user's file."""
+def _force_field(name: str, folder: Path, taken: set[str], say: Say) -> str:
+    """The name in system.toml of a force field: OpenMM's own, or that of a copy of the user's file, which is none of
+    those that are `taken` or there."""
     own = Path(name)
-    if (OPENMM_DATA / name).is_file():
+    if _is_openmms(name):
         if own.is_file():
             say(f"{name}: OpenMM's file is taken, not the one in this directory; give ./{name} for that")
         return name
     if not own.is_file():
         find_force_field(name, Path.cwd())
-    _copied(own, folder / own.name)
-    return own.name
+    copy = next(name for name in _numbered(own) if name not in taken and not (folder / name).exists())
+    if copy != own.name:
+        say(f"{name}: kept as {copy}, since {own.name} is another file")
+    _copied(own, folder / copy)
+    return copy
+
+
+def _is_openmms(name: str) -> bool:
+    """Whether a name means a file that comes with OpenMM: no absolute path, and none that begins with a dot."""
+    return not name.startswith(".") and not Path(name).is_absolute() and (OPENMM_DATA / name).is_file()
+
+
+def _numbered(path: Path) -> Iterator[str]:
+    """ff.xml, ff-2.xml, ff-3.xml and so on."""
+    yield path.name
+    for k in itertools.count(2):
+        yield f"{path.stem}-{k}{path.suffix}"
 
 
 def _copied(source: Path, copy: Path) -> str:
