@@ -52,7 +52,10 @@ def test_a_normal_whose_mean_follows_the_angles_gives_its_covariance():
     """Entries of a covariance from 40,000 states have standard errors of at most sqrt(2) / 200 of the spreads, those
     from scores the same; leaving out the worst per cent of the states shifts them by one more."""
     covariance = positive(0)
-    mean, found, shear = nearest_normal(*states(covariance))
+    mean, found, shear, information = nearest_normal(*states(covariance))
+    spread = torch.linalg.inv(covariance).diagonal().sqrt()
+    off = (information - torch.linalg.inv(covariance)) / (spread[:, None] * spread)
+    assert float(off.abs().max()) < 0.07  # the worst per cent of the scores, left out, has some 4 % of their squares
     spread = covariance.diagonal().sqrt()
     relative = (found - covariance) / (spread[:, None] * spread)
     assert float(relative.abs().max()) < 0.045
@@ -71,7 +74,7 @@ def test_torsions_that_give_way_are_found():
     t = grid[torch.multinomial((4.0 * grid.cos()).exp(), 2 * STATES, True, generator=generator)].view(-1, 2)
     torque = -4.0 * t.sin()
     score = torch.cat([-torch.linalg.solve(covariance, y.T).T - torque @ shear, torque], dim=1)
-    _, found, found_shear = nearest_normal(y, t + y @ shear.T, score)
+    _, found, found_shear, _ = nearest_normal(y, t + y @ shear.T, score)
     # errors of the regression: spread of the scores over that of the torques, 1.7, and over sqrt(40,000)
     spread = torch.linalg.inv(covariance).diagonal().sqrt() / 1.7 / 200.0
     assert float(((found_shear - shear).abs() / spread).max()) < 4.5
@@ -84,7 +87,7 @@ def test_few_states_are_not_fitted_by_the_regression():
     """Of 200 states, too few for twenty a feature, none is regressed on: the mean's motion is part of the spread."""
     covariance = 0.1 * torch.eye(D, dtype=torch.float64)
     line, angles, score = states(covariance, 200)
-    _, found, _ = nearest_normal(line, angles, score)
+    found = nearest_normal(line, angles, score).covariance
     assert 0.15 < float(found[0, 0]) < 0.35  # sqrt(0.1 (0.1 + 0.5)) = 0.245, standard error 0.02
 
 
@@ -95,7 +98,7 @@ def test_widths_that_differ_from_place_to_place_give_the_least_divergence():
     line, angles, score = states(wide[:, None, None] * 0.1 * torch.eye(D, dtype=torch.float64))
     mean = torch.stack([angles[:, 0].sin(), (3.0 * angles[:, 1]).cos(),
                         angles[:, 0].sin() * angles[:, 1].cos(), 0.5 + 0.0 * angles[:, 0]], dim=1)  # fmt: skip
-    _, found, _ = nearest_normal(line, angles, score)
+    found = nearest_normal(line, angles, score).covariance
     # second moments 5 x 0.1, information 0.5 (1 + 1 / 9) / 0.1: sqrt(0.5 x 0.18) = 0.3
     torch.testing.assert_close(found.diagonal(), torch.full((D,), 0.3).double(), rtol=0.06, atol=0.0)
 
