@@ -115,6 +115,10 @@ class ModeChart(Coordinates):
         """dy/dangle (n_modes, B) at y."""
         return self._work_scale * (0.5 * (mode / self._work_scale).square() - _LOG_SQRT_2PI).exp()
 
+    def _by_angle(self, by_mode: Tensor, mode: Tensor) -> Tensor:
+        """grad log R by the angles (n_modes, B), from that by the modes y on `inner`."""
+        return (by_mode + mode / self._work_scale.square()) * self._slope(mode)
+
     def _log_slope(self, mode: Tensor) -> Tensor:
         """log |dy/dangle| (B,) of all modes y (n_modes, B)."""
         return 0.5 * (mode / self._work_scale).square().sum(0) + self._log_scale
@@ -135,8 +139,7 @@ class ModeChart(Coordinates):
         mode = charted.modes
         assert mode is not None
         line, soft, by_mode, label = self._split_plain(self.inner.pull_back(charted, gradient), 0)
-        by_angle = (by_mode + mode / self._work_scale.square()) * self._slope(mode)
-        return torch.cat([line, soft, by_angle, label])
+        return torch.cat([line, soft, self._by_angle(by_mode, mode), label])
 
     def to_natural(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """As `Chart.to_natural`."""
@@ -160,8 +163,7 @@ class ModeChart(Coordinates):
         plain, own = self._plain_score(z, score)
         turned, by_turned = self.inner.turn_rotors(plain, own, rotors, generator)
         line, soft, by_mode, label = self._split_plain(by_turned, 1)
-        mode = self._split_plain(turned, 1)[2].T
-        by_angle = (by_mode.T + mode / self._work_scale.square()) * self._slope(mode)
+        by_angle = self._by_angle(by_mode.T, self._split_plain(turned, 1)[2].T)
         return self.at(turned), torch.cat([line, soft, by_angle.T, label], dim=1)
 
     def _plain_score(self, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:

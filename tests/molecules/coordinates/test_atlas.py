@@ -106,9 +106,9 @@ def atlas() -> Atlas:
     return made.fit(structures(torch.cat([0.25 * spread + math.pi, 0.5 * spread])).float())
 
 
-def test_the_shares_of_the_pieces_and_log_z_are_those_of_quadrature():
-    """By 24 independent annealings from the prior, whose mean Z and mean Z times share have standard errors."""
-    made = atlas()
+def assert_those_of_quadrature(made) -> None:
+    """log Z and the shares of the pieces of `two_wells` on these coordinates, by 24 independent annealings from the
+    prior, whose mean Z and mean Z times share have standard errors."""
     energy = TorchEnergy(two_wells())
     energy.piece = 384  # all particles at once, and none more for padding
     target = MoleculeTarget(two_wells(), made, energy, compile=False)
@@ -122,6 +122,10 @@ def test_the_shares_of_the_pieces_and_log_z_are_those_of_quadrature():
         found.append([math.exp(one.log_z - log_z), math.exp(one.log_z - log_z) * there])
     assert_mean(torch.tensor(found), torch.tensor([1.0, share]))
     assert float(torch.tensor(found).std(0)[0]) < 0.1  # or the test would see nothing
+
+
+def test_the_shares_of_the_pieces_and_log_z_are_those_of_quadrature():
+    assert_those_of_quadrature(atlas())
 
 
 def test_log_r_of_a_conformation_does_not_depend_on_the_charts():

@@ -16,11 +16,10 @@ from molsampler.molecules.coordinates.pieces import torsions_of
 from molsampler.molecules.coordinates.stored import atlas_of, coordinates_from
 from molsampler.molecules.coordinates.whitening import modes_last
 from molsampler.molecules.energy.torch_energy import TorchEnergy
-from molsampler.smc.annealed import AnnealConfig, annealed_smc
 from molsampler.targets.molecule import MoleculeTarget
 from tests.molecules.coordinates import chart_cases
-from tests.molecules.coordinates.test_atlas import atlas, closed_form, two_wells
-from tests.stochastic import assert_mean, seeded
+from tests.molecules.coordinates.test_atlas import assert_those_of_quadrature, atlas, two_wells
+from tests.stochastic import seeded
 
 MODES = 4
 
@@ -177,19 +176,8 @@ def test_an_atlas_has_modes_in_every_piece():
 
 
 def test_log_z_and_the_shares_of_two_pieces_are_those_of_quadrature():
-    """As in test_atlas, by 24 independent annealings from a prior that is wider along the modes."""
+    """As in test_atlas, from a prior that is wider along the modes."""
     molecule, own = two_wells(), atlas()
     pieces = Atlas(Chart(molecule, soft=[]), own.torsions, own.centres)
     pieces.load_state_dict(own.state_dict())
-    energy = TorchEnergy(molecule)
-    energy.piece = 384
-    target = MoleculeTarget(molecule, ModeChart(pieces, 2), energy, compile=False)
-    log_z, share = closed_form()
-    found = []
-    for seed in range(24):
-        config = AnnealConfig(particles=384, moves=3, last_moves=3)
-        one = annealed_smc(target.log_prob_and_score, target.space, config, seeded(seed), explore=False)
-        there = float((one.state.x[:, -1] == 0).double().mean())
-        found.append([math.exp(one.log_z - log_z), math.exp(one.log_z - log_z) * there])
-    assert_mean(torch.tensor(found), torch.tensor([1.0, share]))
-    assert float(torch.tensor(found).std(0)[0]) < 0.1
+    assert_those_of_quadrature(ModeChart(pieces, 2))
