@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mdtraj as md
@@ -19,7 +20,7 @@ from molsampler.analysis.observables.basins import (
     residue_basins,
 )
 from molsampler.analysis.observables.ramachandran import Basins
-from molsampler.analysis.observables.torsions import backbone_pairs
+from molsampler.analysis.observables.torsions import BackbonePair, backbone_pairs
 from molsampler.analysis.reference_ensemble import Reference, save_reference
 from molsampler.analysis.statistics.convergence import split_rhat, statistical_inefficiency
 from molsampler.analysis.statistics.multistate import coldest_means
@@ -69,19 +70,12 @@ def store_reference(
     pairs = backbone_pairs(topology)
     device = getattr(energy, "device", torch.device("cpu"))
     inside = Stereochemistry.from_molecule(molecule).to(device).matches
-    quadruples = [quadruple for pair in pairs for quadruple in (pair.phi, pair.psi)]
-
-    def observe(positions: Tensor) -> Tensor:
-        """(B, 2P) phi and psi of every residue that has both; (B, 0) for a molecule that is no peptide."""
-        angles = [dihedral(*(positions[:, i] for i in quadruple)) for quadruple in quadruples]
-        return torch.stack(angles, -1) if angles else positions.new_zeros(len(positions), 0)
-
     run = make_reference(
         molecule,
         energy,
         settings,
         folder,
-        observe=observe,
+        observe=functools.partial(_phi_and_psi, pairs),
         inside_support=inside,
         rescore=rescore,
         progress=progress,
@@ -110,6 +104,13 @@ def store_reference(
     if not settings.keep_state:
         (Path(folder) / STATE_FILE).unlink(missing_ok=True)
     return reference
+
+
+def _phi_and_psi(pairs: Sequence[BackbonePair], positions: Tensor) -> Tensor:
+    """(B, 2P) phi and psi of every residue that has both; (B, 0) for a molecule that is no peptide."""
+    quadruples = [quadruple for pair in pairs for quadruple in (pair.phi, pair.psi)]
+    angles = [dihedral(*(positions[:, i] for i in quadruple)) for quadruple in quadruples]
+    return torch.stack(angles, -1) if angles else positions.new_zeros(len(positions), 0)
 
 
 def _residue(run: ReferenceRun, label: str, angles: np.ndarray) -> tuple[ResidueBasins, dict]:

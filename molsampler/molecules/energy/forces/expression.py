@@ -233,22 +233,15 @@ class _Translator:
         return self.call(torch.full_like, anything, value)
 
 
-def _value(
-    graph: fx.Graph,
-    names: dict[str, Node],
-    tables: dict[str, str],
-    seen: dict[tuple, fx.Node],
-    positive: list[fx.Node],
-    text: str,
-) -> Node:
-    """The value of a whole expression; the names that it defines join `names`."""
+def _value(names: dict[str, Node], formula: Callable[[str], Node], text: str) -> Node:
+    """The value of a whole expression, by what `formula` makes of its parts; the names that it defines join `names`."""
     first, *definitions = [part for part in text.split(";") if part.strip()]
     for part in reversed(definitions):
         name, equals, body = part.partition("=")
         if not equals:
             raise UnsupportedForce(f"expression '{text}': '{part.strip()}' is no definition")
-        names[name.strip()] = _Translator(graph, names, tables, seen, positive, body).formula()
-    return _Translator(graph, names, tables, seen, positive, first).formula()
+        names[name.strip()] = formula(body)
+    return formula(first)
 
 
 def translate(
@@ -277,8 +270,12 @@ def translate(
     root = nn.ModuleDict({f"table_{name}": table for name, table in (tables or {}).items()})
     table_names = {name: f"table_{name}" for name in tables or {}}
     above_zero = [names[name] for name in (*positive, *chain(*(inverses or {}).items()))]
+
+    def formula(part: str) -> Node:
+        return _Translator(graph, names, table_names, seen, above_zero, part).formula()
+
     try:
-        value = _value(graph, names, table_names, seen, above_zero, text)
+        value = _value(names, formula, text)
     except (ArithmeticError, ValueError) as error:  # Python's own words for a constant that is no number
         raise UnsupportedForce(
             f"expression '{text}': its constants {constants or {}} give no number ({error})"
